@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make            phalad and phalactl, in build/
+# make check      everything there is to test (root); make asan check: the same with sanitizers, without the VMs
+# make demo       a lab with real clients, CVMs and WireGuard (root)
+# make deps       install what building and testing needs, from Debian's packages (root)
+# make install    DESTDIR= PREFIX=/usr/local
+# make fuzz       FUZZ_SECONDS=60 a target
+# make clean
+
+BUILD_TOP := build
+ifneq ($(filter asan,$(MAKECMDGOALS)),)
+BUILD := $(BUILD_TOP)/asan
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+CHECK_FLAGS := --native
+else
+BUILD := $(BUILD_TOP)
+endif
+
+PREFIX ?= /usr/local
+CC := gcc
+CLANG ?= clang
+BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
+ARCH := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
+
+PKGS := libbpf libmnl openssl sqlite3 jansson inih libseccomp libcap-ng
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith \
+	-Wwrite-strings -Wundef -Wvla -Wformat=2 -Wimplicit-fallthrough
+OPT ?= -O2 -g
+CPPFLAGS := -Iinclude -Iuser -I$(BUILD_TOP)/bpf -D_GNU_SOURCE
+CFLAGS := -std=gnu11 $(OPT) $(WARN) -fPIE -fstack-protector-strong $(SANITIZE)
+ifeq ($(SANITIZE),)
+CPPFLAGS += -D_FORTIFY_SOURCE=2
+endif
+LDFLAGS := -pie -Wl,-z,relro,-z,now $(SANITIZE)
+LDLIBS = $(shell pkg-config --libs $(PKGS))
+
+BPF_CFLAGS := -target bpf -O2 -g -mcpu=v3 -Wall -Wextra -Wshadow -Wno-unused-parameter -Iinclude -Ibpf -I$(BUILD_TOP)/bpf \
+	-D__TARGET_ARCH_$(ARCH) -idirafter /usr/include/$(shell uname -m)-linux-gnu
+
+USER_SRC := $(wildcard user/*.c)
+CTL_SRC := $(wildcard tools/phalactl*.c)
+BPF_SRC := $(wildcard bpf/*.bpf.c)
+UNIT_SRC := $(wildcard selftests/unit/test_*.c)
+FUZZ_SRC := $(wildcard selftests/fuzz/fuzz_*.c)
+
+USER_OBJ := $(USER_SRC:%.c=$(BUILD)/%.o)
+LIB_OBJ := $(filter-out $(BUILD)/user/main.o,$(USER_OBJ))
+CTL_OBJ := $(CTL_SRC:%.c=$(BUILD)/%.o)
+BPF_OBJ := $(BPF_SRC:bpf/%.bpf.c=$(BUILD_TOP)/bpf/%.bpf.o)
+SKEL := $(BPF_OBJ:.bpf.o=.skel.h)
+UNIT_BIN := $(UNIT_SRC:selftests/unit/%.c=$(BUILD)/unit/%)
+FUZZ_BIN := $(FUZZ_SRC:selftests/fuzz/%.c=$(BUILD)/fuzz/%)
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all asan check demo deps install uninstall clean fuzz warnings tests bench torture verifier
+
+all: $(BUILD)/phalad $(BUILD)/phalactl verifier
+
+# The sanitizer build is chosen by this word being among the goals.
+asan: $(BUILD)/phalad $(BUILD)/phalactl
+
+$(BUILD)/phalad: $(BUILD)/user/main.o $(BUILD)/libphala.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/phalactl: $(CTL_OBJ) $(BUILD)/libphala.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/libphala.a: $(LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(BUILD)/%.o: %.c | $(SKEL)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# BPF: object, then skeleton. The kernel's types come from BTF; CO-RE fits them to the kernel that loads.
+$(BUILD_TOP)/bpf/vmlinux.h: /sys/kernel/btf/vmlinux
+	@mkdir -p $(@D)
+	$(BPFTOOL) btf dump file $< format c > $@
+
+$(BUILD_TOP)/bpf/%.bpf.o: bpf/%.bpf.c | $(BUILD_TOP)/bpf/vmlinux.h
+	@mkdir -p $(@D)
+	$(CLANG) $(BPF_CFLAGS) -MMD -MP -MF $(@:.o=.d) -MT $@ -c -o $@.tmp $<
+	llvm-strip -g $@.tmp && mv $@.tmp $@
+
+$(BUILD_TOP)/bpf/%.skel.h: $(BUILD_TOP)/bpf/%.bpf.o
+	$(BPFTOOL) gen skeleton $< name ph_$(subst -,_,$*)_bpf > $@
+
+# Loads every program and prints what the verifier made of it, against bpf/budget.
+verifier: $(BUILD_TOP)/verifier.stamp
+$(BUILD_TOP)/verifier.stamp: $(BPF_OBJ) $(BUILD)/tools/insns bpf/budget
+	@$(BUILD)/tools/insns bpf/budget $(BPF_OBJ)
+	@touch $@
+
+$(BUILD)/tools/%: $(BUILD)/tools/%.o
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# Tests
+tests: $(UNIT_BIN) $(FUZZ_BIN)
+
+$(BUILD)/unit/%: $(BUILD)/selftests/unit/%.o $(BUILD)/libphala.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/fuzz/%: selftests/fuzz/%.c $(filter-out user/main.c,$(USER_SRC)) | $(SKEL)
+	@mkdir -p $(@D)
+	$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 -g $(WARN) -fsanitize=fuzzer,address,undefined -MMD -MP -MF $@.d -o $@ \
+		$< $(filter-out user/main.c,$(USER_SRC)) $(LDLIBS)
+
+fuzz: $(FUZZ_BIN)
+	selftests/fuzz/run $(BUILD)/fuzz $(FUZZ_SECONDS)
+
+# Both compilers, no output but warnings, which are errors here.
+warnings: $(SKEL)
+	$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 $(WARN) -Werror -fsyntax-only $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC)
+	$(CC) $(CPPFLAGS) -std=gnu11 -O2 $(WARN) -Werror -fsyntax-only $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC)
+
+deps:
+	@tools/deps
+
+check: deps
+	@$(MAKE) --no-print-directory $(filter asan,$(MAKECMDGOALS)) $(if $(SANITIZE),,all) tests warnings
+	@selftests/run $(CHECK_FLAGS) $(BUILD)
+
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@selftests/demo/run $(BUILD)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)/etc/phala $(DESTDIR)/lib/systemd/system
+	install -m 755 $(BUILD)/phalad $(BUILD)/phalactl $(DESTDIR)$(PREFIX)/sbin/
+	install -m 644 tools/phalad.conf.example $(DESTDIR)/etc/phala/phalad.conf.example
+	sed 's|@PREFIX@|$(PREFIX)|' tools/phalad.service > $(DESTDIR)/lib/systemd/system/phalad.service
+	install -m 644 tools/phalad.socket $(DESTDIR)/lib/systemd/system/phalad.socket
+
+clean:
+	rm -rf $(BUILD_TOP)
+
+-include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(FUZZ_BIN:=.d)

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * limits - every capacity and time-out that more than one part must agree on.
+ *
+ * A limit stands here, or in the configuration, never in the code. Units are in the names. Compiled into BPF programs
+ * and userspace alike.
+ */
+#ifndef PHALA_LIMITS_H
+#define PHALA_LIMITS_H
+
+/* Names: RFC 1035, section 2.3.4. */
+#define PH_LABEL_MAX 63			/* characters of one DNS label, and so of an id */
+#define PH_ID_SIZE 64			/* an id with its closing zero, padded with zeros */
+#define PH_NAME_MAX 253			/* characters of a DNS name in presentation form */
+#define PH_NAME_SIZE 256		/* such a name, padded with zeros: a power of two, for masks */
+
+/* Hellos: one TLS record carries at most 2^14 bytes (RFC 8446, section 5.1). */
+#define PH_HELLO_MAX 16384		/* bytes of the ClientHello message, with its 4-byte header */
+#define PH_HELLO_STREAM_MAX 32768	/* bytes of TCP stream that may carry it: record headers cost 5 each */
+#define PH_HELLO_STREAM_BPF_MAX 4096	/* the same where BPF collects it; longer ones go to a worker */
+#define PH_RECORD_MAX 16384		/* bytes of payload of one plaintext record */
+
+/* Who there may be. */
+#define PH_INSTANCES_MAX 65536		/* slots for instances on one gateway */
+#define PH_IDS_MAX 131072		/* app-ids and instance-ids together */
+#define PH_APP_INSTANCES_MAX 64		/* instances of one app: one bit each in a mask */
+#define PH_DOMAINS_MAX 64		/* base domains */
+#define PH_LISTEN_MAX 16		/* listening addresses */
+#define PH_WORKERS_MAX 64		/* worker processes */
+#define PH_REASONS_MAX 128		/* counters a worker keeps; more than PH_REASON_COUNT, so that the ABI stays */
+
+/* Defaults of the configuration. */
+#define PH_HELLO_TIMEOUT_MS 5000	/* from accept to a whole ClientHello, and again to a finished TLS handshake */
+#define PH_CONNECT_TIMEOUT_MS 1000	/* for one instance, before the next one's turn */
+#define PH_CONNECT_TRIES 3		/* instances tried for one connection */
+#define PH_IDLE_TIMEOUT_MS 3600000	/* no byte either way */
+#define PH_HEALTHY_FOR_MS 300000	/* age of the last WireGuard handshake at which an instance stops being healthy */
+#define PH_MANAGER_GRACE_MS 3600000	/* how long frozen health is believed when no manager refreshes it */
+#define PH_ADDRESS_QUARANTINE_MS 3600000 /* rest of a freed address before another instance may have it */
+#define PH_KEEPALIVE_S 25		/* PersistentKeepalive that CVMs are told */
+#define PH_TUNNEL_MTU 1420		/* WireGuard over IPv6 over Ethernet */
+
+/* The listening sockets. */
+#define PH_LISTEN_BACKLOG 65535
+#define PH_DEFER_ACCEPT_S 1		/* TCP_DEFER_ACCEPT: silent clients sit in the SYN queue until it ends */
+#define PH_MSS_OVERHEAD 40		/* IPv4 and TCP header: MSS told to clients = tunnel MTU - this */
+
+#endif

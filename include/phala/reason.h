@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * reason - why a connection was refused, declined, or ended: enum, name and text from one table.
+ *
+ * Whatever a peer can make happen has a row here; every row is a counter that phalactl shows. The order is part of the
+ * ABI: new rows go to the end.
+ */
+#ifndef PHALA_REASON_H
+#define PHALA_REASON_H
+
+#define PH_REASONS(X)                                                                                        \
+	/* what became of connections that were served */                                                    \
+	X(ACCEPTED, "accepted", "a client's connection was accepted")                                        \
+	X(ROUTED_STANDARD, "routed-standard", "connected to an instance, TLS ends here")                     \
+	X(ROUTED_PASSTHROUGH, "routed-passthrough", "connected to an instance, TLS passed on by relay")      \
+	X(CLOSED, "closed", "both sides finished in order")                                                  \
+	/* before a name was known */                                                                        \
+	X(SILENT, "silent", "the client sent nothing within the hello time-out")                             \
+	X(HELLO_TIMEOUT, "hello-timeout", "the ClientHello was not complete within the hello time-out")      \
+	X(HELLO_EOF, "hello-eof", "the client closed or reset before its ClientHello was complete")          \
+	X(NOT_TLS, "not-tls", "the first bytes are neither TLS nor a PostgreSQL SSLRequest")                 \
+	X(NO_SNI, "no-sni", "the ClientHello names no server")                                               \
+	X(MALFORMED, "malformed", "the ClientHello breaks its own lengths or the protocol")                  \
+	X(AMBIGUOUS, "ambiguous", "the ClientHello names more than one server")                              \
+	X(HELLO_TOO_LONG, "hello-too-long", "the ClientHello is longer than the limit")                      \
+	/* the name */                                                                                       \
+	X(BAD_NAME, "bad-name", "the label is empty or has a character that no id has")                      \
+	X(BAD_PORT, "bad-port", "the port is not 1-65535 in plain decimal")                                  \
+	X(BAD_SUFFIX, "bad-suffix", "something follows the s or g suffix")                                   \
+	X(SECOND_DASH, "second-dash", "the label has a second dash")                                         \
+	X(LABEL_TOO_LONG, "label-too-long", "the label is longer than 63 characters")                        \
+	X(TRAILING_DOT, "trailing-dot", "the name ends in a dot")                                            \
+	X(OTHER_DOMAIN, "other-domain", "what follows the first label is not a base domain of this gateway") \
+	/* the route */                                                                                      \
+	X(UNKNOWN_ID, "unknown-id", "no app and no instance has this id")                                    \
+	X(NO_HEALTHY, "no-healthy", "the app has no healthy instance that takes connections")                \
+	X(MANAGER_STALE, "manager-stale", "no manager has refreshed health for longer than ManagerGrace")    \
+	/* the way to the CVM */                                                                             \
+	X(CVM_REFUSED, "cvm-refused", "an instance refused the connection")                                  \
+	X(CVM_UNREACHABLE, "cvm-unreachable", "an instance is unreachable, or the tunnel device is gone")    \
+	X(CVM_TIMEOUT, "cvm-timeout", "an instance did not answer within the connect time-out")              \
+	X(CVM_NO_TLS, "cvm-no-tls", "the CVM's server declined the PostgreSQL SSLRequest")                   \
+	X(NO_INSTANCE_ANSWERED, "no-instance-answered", "every instance that was tried failed")              \
+	/* TLS on our side */                                                                                \
+	X(TLS_FAILED, "tls-failed", "the TLS handshake with the client failed")                              \
+	X(TLS_TIMEOUT, "tls-timeout", "the TLS handshake was not done within the hello time-out")            \
+	X(TLS_TRUNCATED, "tls-truncated", "the client's TLS stream ended without close_notify")              \
+	X(TLS_ERROR, "tls-error", "a TLS error after the handshake")                                         \
+	/* the end */                                                                                        \
+	X(CLIENT_RESET, "client-reset", "the client reset the connection")                                   \
+	X(CVM_RESET, "cvm-reset", "the CVM reset the connection")                                            \
+	X(IDLE, "idle", "no byte either way for the idle time-out")                                          \
+	X(INSTANCE_REMOVED, "instance-removed", "the instance was removed")                                  \
+	X(TUNNEL_GONE, "tunnel-gone", "the tunnel device disappeared")                                       \
+	X(SHUTDOWN, "shutdown", "the gateway was stopped")                                                   \
+	/* ourselves */                                                                                      \
+	X(NO_DESCRIPTORS, "no-descriptors", "accept paused: the process or the system is out of descriptors") \
+	X(CONNECTION_LIMIT, "connection-limit", "accept paused: the worker is at its connection limit")      \
+	X(NO_MEMORY, "no-memory", "out of memory or another resource for a connection")
+
+enum ph_reason {
+#define PH_REASON_ENUM(name, word, text) PH_REASON_##name,
+	PH_REASONS(PH_REASON_ENUM)
+#undef PH_REASON_ENUM
+	PH_REASON_COUNT
+};
+
+#endif

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * maps - the pinned maps of include/phala/abi.h, seen from userspace: the manager's writing side and everybody's
+ * reading side.
+ *
+ * The only part of phalad and phalactl that knows libbpf. Arrays are mapped, so reading and writing them are plain
+ * loads and stores; hashes are system calls.
+ */
+#ifndef PHALAD_MAPS_H
+#define PHALAD_MAPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <phala/abi.h>
+#include <phala/name.h>
+#include <phala/pick.h>
+
+struct ph_maps {
+	struct ph_gateway *gateway;		/* mapped; read-only unless opened by ph_maps_create() */
+	struct ph_instance *instances;		/* PH_INSTANCES_MAX of them */
+	struct ph_worker *workers;		/* PH_WORKERS_MAX of them */
+	int ids_fd;
+	int domains_fd;
+};
+
+/**
+ * ph_maps_create() - create and pin the maps, or adopt those that are pinned.
+ * @dir: on a bpffs; made if missing. If no bpffs is mounted at /sys/fs/bpf and @dir is below it, one is mounted.
+ * @error: one line for people, set on failure.
+ *
+ * Return: 0, -ESTALE when maps of another ABI version are pinned there (they are left alone), -EPERM, -ENOTSUP when the
+ * kernel lacks something (@error says what and which kernel has it), or -errno.
+ */
+int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size);
+
+/**
+ * ph_maps_open() - open pinned maps for reading.
+ * @worker: the index of the worker that wants to write its own ph_workers element, or -1.
+ */
+int ph_maps_open(const char *dir, int worker, struct ph_maps **ret_maps, char *error, size_t error_size);
+void ph_maps_free(struct ph_maps *maps);
+
+/* The manager's side. All return 0 or -errno. @id is zero padded to PH_ID_SIZE. */
+int ph_maps_set_id(struct ph_maps *maps, const char *id, const struct ph_id *value);
+int ph_maps_remove_id(struct ph_maps *maps, const char *id);
+int ph_maps_set_domain(struct ph_maps *maps, const char *name, uint32_t index);
+int ph_maps_remove_domain(struct ph_maps *maps, const char *name);
+/* Writes a slot so that no reader can take a half-written one for whole. */
+void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_instance *instance);
+void ph_maps_free_instance(struct ph_maps *maps, uint32_t slot);
+
+/* The reading side. Return: 0, -ENOENT, or -errno. */
+int ph_maps_find_id(const struct ph_maps *maps, const char *id, struct ph_id *ret_id);
+int ph_maps_find_domain(const struct ph_maps *maps, const char *name, uint32_t *ret_index);
+
+/* Walk all keys of a hash; safe while it changes. Return: 0, what @visit returned if not 0, or -errno. */
+int ph_maps_each_id(const struct ph_maps *maps,
+		    int (*visit)(const struct ph_id_key *key, const struct ph_id *value, void *arg), void *arg);
+int ph_maps_each_domain(const struct ph_maps *maps,
+			int (*visit)(const struct ph_domain_key *key, uint32_t index, void *arg), void *arg);
+
+#endif
