@@ -19,7 +19,9 @@
 #ifndef PHALA_ABI_H
 #define PHALA_ABI_H
 
+#ifndef __VMLINUX_H__			/* BPF programs that know the kernel's own types bring these along */
 #include <linux/types.h>
+#endif
 
 #include "limits.h"
 #include "reason.h"

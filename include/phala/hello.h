@@ -8,7 +8,9 @@
 #ifndef PHALA_HELLO_H
 #define PHALA_HELLO_H
 
+#ifndef __VMLINUX_H__			/* BPF programs that know the kernel's own types bring these along */
 #include <linux/types.h>
+#endif
 
 #include "limits.h"
 

@@ -65,4 +65,23 @@ enum ph_reason {
 	PH_REASON_COUNT
 };
 
+/* What guard did with a packet on the tunnel device. */
+#define PH_GUARD_REASONS(X)                                                                   \
+	X(ANSWER, "answer", "from a CVM, to a connection that called it")                     \
+	X(ICMP, "icmp", "from a CVM, an ICMP error about such a connection")                  \
+	X(SENT, "sent", "towards a CVM, by a socket bound to the tunnel")                     \
+	X(NOT_IPV4, "not-ipv4", "dropped: not IPv4")                                          \
+	X(MALFORMED, "malformed", "dropped: headers cut short or impossible")                 \
+	X(FRAGMENT, "fragment", "dropped: a fragment")                                        \
+	X(PROTOCOL, "protocol", "dropped: neither TCP nor an ICMP error about TCP")           \
+	X(UNCALLED, "uncalled", "dropped: from a CVM, to nothing that called it")             \
+	X(NOT_OURS, "not-ours", "dropped: towards a CVM, but not sent by this gateway's workers")
+
+enum ph_guard_reason {
+#define PH_GUARD_ENUM(name, word, text) PH_GUARD_##name,
+	PH_GUARD_REASONS(PH_GUARD_ENUM)
+#undef PH_GUARD_ENUM
+	PH_GUARD_COUNT
+};
+
 #endif
