@@ -30,14 +30,25 @@ struct ph_maps {
  * @dir: on a bpffs; made if missing. If no bpffs is mounted at /sys/fs/bpf and @dir is below it, one is mounted.
  * @error: one line for people, set on failure.
  *
- * Return: 0, -ESTALE when maps of another ABI version are pinned there (they are left alone), -EPERM, -ENOTSUP when the
- * kernel lacks something (@error says what and which kernel has it), or -errno.
+ * What adopted maps hold is left as it is. A creation that was cut short leaves pins but no ph_gateway, which is pinned
+ * last: such pins are replaced.
+ *
+ * Return: 0, -ESTALE when maps of another ABI version or layout are pinned there (they are left alone), -EPERM, -ENOTSUP
+ * when the kernel lacks something (@error says what and which kernel has it), or -errno.
  */
 int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size);
+
+/* Removes the pins of these maps from @dir, of whatever version, and nothing else. Return: 0, also for none, or -errno. */
+int ph_maps_unpin(const char *dir, char *error, size_t error_size);
 
 /**
  * ph_maps_open() - open pinned maps for reading.
  * @worker: the index of the worker that wants to write its own ph_workers element, or -1.
+ *
+ * Nothing that is returned can be made writable later, save the memory pages that hold that element (its neighbours'
+ * counters are there too).
+ *
+ * Return: 0, -ENOENT when none are pinned there, -ESTALE when they are of another ABI version, or -errno.
  */
 int ph_maps_open(const char *dir, int worker, struct ph_maps **ret_maps, char *error, size_t error_size);
 void ph_maps_free(struct ph_maps *maps);
@@ -47,7 +58,10 @@ int ph_maps_set_id(struct ph_maps *maps, const char *id, const struct ph_id *val
 int ph_maps_remove_id(struct ph_maps *maps, const char *id);
 int ph_maps_set_domain(struct ph_maps *maps, const char *name, uint32_t index);
 int ph_maps_remove_domain(struct ph_maps *maps, const char *name);
-/* Writes a slot so that no reader can take a half-written one for whole. */
+/*
+ * Writes a slot so that no reader can take a half-written one for whole. Where the slot has this generation already, only
+ * state and handshake are stored, and no reader sees it gone for a moment.
+ */
 void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_instance *instance);
 void ph_maps_free_instance(struct ph_maps *maps, uint32_t slot);
 

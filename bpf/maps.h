@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * maps - the maps of phala/abi.h, as every program here sees them.
+ *
+ * They are pinned by name in phalad's BpfDir, by phalad itself (user/maps.c) and not by libbpf's pinning: loading an
+ * object only to try its programs must leave no pin behind. A program that is to share them is loaded with
+ * bpf_map__reuse_fd(). Include after the kernel's types (vmlinux.h or linux/bpf.h) and bpf/bpf_helpers.h.
+ */
+#ifndef PH_BPF_MAPS_H
+#define PH_BPF_MAPS_H
+
+#include <phala/abi.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ph_gateway);
+} ph_gateway SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PH_INSTANCES_MAX);
+	__type(key, __u32);
+	__type(value, struct ph_instance);
+} ph_instances SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PH_WORKERS_MAX);
+	__type(key, __u32);
+	__type(value, struct ph_worker);
+} ph_workers SEC(".maps");
+
+/* Not preallocated: room for PH_IDS_MAX would be 80 MB on a gateway with ten CVMs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PH_IDS_MAX);
+	__type(key, struct ph_id_key);
+	__type(value, struct ph_id);
+} ph_ids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PH_DOMAINS_MAX);
+	__type(key, struct ph_domain_key);
+	__type(value, __u32);
+} ph_domains SEC(".maps");
+
+#endif

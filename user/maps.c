@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * maps - creating, pinning, adopting, reading and writing the maps of phala/abi.h.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/magic.h>
+
+#include "maps.h"
+#include "state.skel.h"
+
+#define BPFFS "/sys/fs/bpf"
+
+__attribute__((format(printf, 4, 5))) static int fail(int err, char *error, size_t size, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(error, size, format, args);
+	va_end(args);
+	return err;
+}
+
+/* libbpf's own words would be more than one line; every failure here is reported by its caller. */
+static int quiet(enum libbpf_print_level level, const char *format, va_list args)
+{
+	(void)level, (void)format, (void)args;
+	return 0;
+}
+
+static int pin_path(char out[PATH_MAX], const char *dir, const char *name)
+{
+	int len = snprintf(out, PATH_MAX, "%s/%s", dir, name);
+
+	return len < PATH_MAX ? 0 : -ENAMETOOLONG;
+}
+
+static bool is_bpffs(const char *path)
+{
+	struct statfs fs;
+
+	return !statfs(path, &fs) && (unsigned long)fs.f_type == BPF_FS_MAGIC;
+}
+
+static int prepare_dir(const char *dir, char *error, size_t error_size)
+{
+	size_t len = strlen(BPFFS);
+	int err;
+
+	if (!strncmp(dir, BPFFS, len) && (!dir[len] || dir[len] == '/') && !is_bpffs(BPFFS) &&
+	    mount("bpf", BPFFS, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700")) {
+		err = -errno;
+		return fail(err, error, error_size, "no bpffs at " BPFFS ", and mounting one failed: %s", strerror(-err));
+	}
+	if (mkdir(dir, 0700) && errno != EEXIST) {
+		err = -errno;
+		return fail(err, error, error_size, "%s: %s", dir, strerror(-err));
+	}
+	if (!is_bpffs(dir))
+		return fail(-EINVAL, error, error_size, "%s is not on a bpffs, where maps can be pinned", dir);
+	return 0;
+}
+
+/* Elements of a mappable array start at multiples of 8 bytes, and the mapping ends with a page. */
+static size_t array_bytes(size_t value_size, uint32_t entries)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+
+	return (((value_size + 7) & ~(size_t)7) * entries + page - 1) & ~(page - 1);
+}
+
+static void *map_array(int fd, size_t value_size, uint32_t entries, int protection)
+{
+	void *at = mmap(NULL, array_bytes(value_size, entries), protection, MAP_SHARED, fd, 0);
+
+	return at == MAP_FAILED ? NULL : at;
+}
+
+static void unmap_array(void *at, size_t value_size, uint32_t entries)
+{
+	if (at)
+		munmap(at, array_bytes(value_size, entries));
+}
+
+void ph_maps_free(struct ph_maps *maps)
+{
+	if (!maps)
+		return;
+	unmap_array(maps->gateway, sizeof(*maps->gateway), 1);
+	unmap_array(maps->instances, sizeof(*maps->instances), PH_INSTANCES_MAX);
+	unmap_array(maps->workers, sizeof(*maps->workers), PH_WORKERS_MAX);
+	if (maps->ids_fd >= 0)
+		close(maps->ids_fd);
+	if (maps->domains_fd >= 0)
+		close(maps->domains_fd);
+	free(maps);
+}
+
+static struct ph_maps *maps_alloc(void)
+{
+	struct ph_maps *maps = calloc(1, sizeof(*maps));
+
+	if (maps)
+		maps->ids_fd = maps->domains_fd = -1;
+	return maps;
+}
+
+static bool layout_fits(int fd, const struct bpf_map *map)
+{
+	struct bpf_map_info info = { 0 };
+	__u32 len = sizeof(info);
+
+	return !bpf_obj_get_info_by_fd(fd, &info, &len) && info.type == bpf_map__type(map) &&
+	       info.key_size == bpf_map__key_size(map) && info.value_size == bpf_map__value_size(map) &&
+	       info.max_entries == bpf_map__max_entries(map) && info.map_flags == bpf_map__map_flags(map);
+}
+
+/* Return: 0, or -ESTALE when the pinned ph_gateway is not of our version. */
+static int check_version(int fd, const struct bpf_map *map, const char *dir, char *error, size_t error_size)
+{
+	struct bpf_map_info info = { 0 };
+	__u32 len = sizeof(info), zero = 0, version = 0;
+	void *value;
+
+	if (bpf_obj_get_info_by_fd(fd, &info, &len) || info.type != BPF_MAP_TYPE_ARRAY || info.key_size != sizeof(zero) ||
+	    info.value_size < sizeof(version) || info.value_size > 4096)
+		return fail(-ESTALE, error, error_size, "%s/ph_gateway is not a map of phalad's", dir);
+	value = calloc(1, info.value_size);
+	if (!value)
+		return fail(-ENOMEM, error, error_size, "out of memory");
+	if (!bpf_map_lookup_elem(fd, &zero, value))
+		memcpy(&version, value, sizeof(version));
+	free(value);
+	if (version != PH_ABI_VERSION)
+		return fail(-ESTALE, error, error_size, "the maps in %s are of ABI version %u, this phalad has %u", dir,
+			    version, PH_ABI_VERSION);
+	if (map && !layout_fits(fd, map))
+		return fail(-ESTALE, error, error_size, "%s/ph_gateway has another layout", dir);
+	return 0;
+}
+
+/* Gives every map of @obj that is pinned in @dir to it. */
+static int adopt(struct bpf_object *obj, const char *dir, char *error, size_t error_size)
+{
+	char path[PATH_MAX];
+	struct bpf_map *map;
+	int err, fd;
+
+	bpf_object__for_each_map(map, obj) {
+		if (pin_path(path, dir, bpf_map__name(map)))
+			return fail(-ENAMETOOLONG, error, error_size, "%s: name too long", dir);
+		fd = bpf_obj_get(path);
+		if (fd == -ENOENT)
+			continue;
+		if (fd < 0)
+			return fail(fd, error, error_size, "%s: %s", path, strerror(-fd));
+		err = 0;
+		if (!layout_fits(fd, map))
+			err = fail(-ESTALE, error, error_size, "%s has another layout", path);
+		else
+			err = bpf_map__reuse_fd(map, fd);
+		close(fd);
+		if (err == -ESTALE)
+			return err;
+		if (err)
+			return fail(err, error, error_size, "%s: %s", path, strerror(-err));
+	}
+	return 0;
+}
+
+static int pin(struct bpf_map *map, const char *dir, char *error, size_t error_size)
+{
+	char path[PATH_MAX];
+	int err = pin_path(path, dir, bpf_map__name(map));
+
+	if (!err && !access(path, F_OK))
+		return 0;
+	if (!err)
+		err = bpf_obj_pin(bpf_map__fd(map), path);
+	return err ? fail(err, error, error_size, "%s: cannot pin: %s", path, strerror(-err)) : 0;
+}
+
+static int unpin(struct bpf_object *obj, const char *dir, char *error, size_t error_size)
+{
+	char path[PATH_MAX];
+	struct bpf_map *map;
+
+	/* ph_gateway is the first: what is left by a removal cut short has no version, and is replaced. */
+	bpf_object__for_each_map(map, obj) {
+		if (pin_path(path, dir, bpf_map__name(map)) || (unlink(path) && errno != ENOENT)) {
+			int err = -errno;
+
+			return fail(err, error, error_size, "%s: cannot unpin: %s", path, strerror(-err));
+		}
+	}
+	return 0;
+}
+
+int ph_maps_unpin(const char *dir, char *error, size_t error_size)
+{
+	struct ph_state_bpf *skel;
+	int err;
+
+	libbpf_set_print(quiet);
+	skel = ph_state_bpf__open();
+	if (!skel)
+		return fail(-errno, error, error_size, "the maps' description: %s", strerror(errno));
+	err = unpin(skel->obj, dir, error, error_size);
+	ph_state_bpf__destroy(skel);
+	return err;
+}
+
+static int load_failed(int err, char *error, size_t error_size)
+{
+	switch (err) {
+	case -EPERM:
+		return fail(err, error, error_size, "creating BPF maps is not permitted: CAP_BPF is missing");
+	case -ENOSYS:
+	case -EINVAL:
+	case -EOPNOTSUPP:
+		return fail(-ENOTSUP, error, error_size,
+			    "this kernel lacks BPF maps as phalad needs them: Linux 6.1 (Debian 12) has them");
+	default:
+		return fail(err, error, error_size, "creating BPF maps: %s", strerror(-err));
+	}
+}
+
+/* Everything is pinned in @dir afterwards; maps that were there are in use again. */
+static int load_and_pin(struct ph_state_bpf *skel, const char *dir, char *error, size_t error_size)
+{
+	struct ph_gateway first = { .abi_version = PH_ABI_VERSION };
+	char path[PATH_MAX];
+	struct bpf_map *map;
+	__u32 zero = 0;
+	int err, fd;
+
+	if (pin_path(path, dir, "ph_gateway"))
+		return fail(-ENAMETOOLONG, error, error_size, "%s: name too long", dir);
+	fd = bpf_obj_get(path);
+	if (fd < 0 && fd != -ENOENT)
+		return fail(fd, error, error_size, "%s: %s", path, strerror(-fd));
+	if (fd >= 0) {
+		err = check_version(fd, skel->maps.ph_gateway, dir, error, error_size);
+		close(fd);
+		if (!err)
+			err = adopt(skel->obj, dir, error, error_size);
+	} else {
+		err = unpin(skel->obj, dir, error, error_size);
+	}
+	if (err)
+		return err;
+
+	err = ph_state_bpf__load(skel);
+	if (err)
+		return load_failed(err, error, error_size);
+	if (fd < 0) {
+		err = bpf_map_update_elem(bpf_map__fd(skel->maps.ph_gateway), &zero, &first, BPF_ANY);
+		if (err)
+			return fail(err, error, error_size, "ph_gateway: %s", strerror(-err));
+	}
+	bpf_object__for_each_map(map, skel->obj) {
+		if (map == skel->maps.ph_gateway)
+			continue;
+		err = pin(map, dir, error, error_size);
+		if (err)
+			return err;
+	}
+	return pin(skel->maps.ph_gateway, dir, error, error_size);
+}
+
+int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size)
+{
+	const int both = PROT_READ | PROT_WRITE;
+	struct ph_state_bpf *skel = NULL;
+	struct ph_maps *maps;
+	int err;
+
+	libbpf_set_print(quiet);
+	maps = maps_alloc();
+	if (!maps)
+		return fail(-ENOMEM, error, error_size, "out of memory");
+	err = prepare_dir(dir, error, error_size);
+	if (err)
+		goto out;
+	skel = ph_state_bpf__open();
+	if (!skel) {
+		err = fail(-errno, error, error_size, "the maps' description: %s", strerror(errno));
+		goto out;
+	}
+	err = load_and_pin(skel, dir, error, error_size);
+	if (err)
+		goto out;
+
+	maps->gateway = map_array(bpf_map__fd(skel->maps.ph_gateway), sizeof(*maps->gateway), 1, both);
+	maps->instances = map_array(bpf_map__fd(skel->maps.ph_instances), sizeof(*maps->instances), PH_INSTANCES_MAX,
+				    both);
+	maps->workers = map_array(bpf_map__fd(skel->maps.ph_workers), sizeof(*maps->workers), PH_WORKERS_MAX, both);
+	maps->ids_fd = fcntl(bpf_map__fd(skel->maps.ph_ids), F_DUPFD_CLOEXEC, 3);
+	maps->domains_fd = fcntl(bpf_map__fd(skel->maps.ph_domains), F_DUPFD_CLOEXEC, 3);
+	if (!maps->gateway || !maps->instances || !maps->workers || maps->ids_fd < 0 || maps->domains_fd < 0) {
+		err = fail(-errno, error, error_size, "mapping the maps in %s: %s", dir, strerror(errno));
+		goto out;
+	}
+	*ret_maps = maps;
+	maps = NULL;
+out:
+	ph_state_bpf__destroy(skel);
+	ph_maps_free(maps);
+	return err;
+}
+
+/*
+ * A descriptor that may only read cannot be mapped as shared (do_mmap() takes VM_SHARED off, which bpf_map_mmap()
+ * insists on); but a mapping without PROT_WRITE can never get it (VM_MAYWRITE is taken off), and its descriptor is
+ * closed.
+ */
+static int open_array(const char *dir, const char *name, size_t value_size, uint32_t entries, int writable_entry,
+		      void **ret_at)
+{
+	size_t page = sysconf(_SC_PAGESIZE), from, to;
+	char path[PATH_MAX];
+	int err = 0, fd;
+	char *at;
+
+	err = pin_path(path, dir, name);
+	if (err)
+		return err;
+	fd = bpf_obj_get(path);
+	if (fd < 0)
+		return fd;
+	at = map_array(fd, value_size, entries, PROT_READ);
+	if (!at) {
+		err = -errno;
+	} else if (writable_entry >= 0) {
+		from = value_size * writable_entry & ~(page - 1);
+		to = (value_size * (writable_entry + 1) + page - 1) & ~(page - 1);
+		if (mmap(at + from, to - from, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, from) == MAP_FAILED)
+			err = -errno;
+	}
+	close(fd);
+	if (err)
+		unmap_array(at, value_size, entries);
+	else
+		*ret_at = at;
+	return err;
+}
+
+static int open_hash(const char *dir, const char *name, int *ret_fd)
+{
+	LIBBPF_OPTS(bpf_obj_get_opts, options, .file_flags = BPF_F_RDONLY);
+	char path[PATH_MAX];
+	int fd, err = pin_path(path, dir, name);
+
+	if (err)
+		return err;
+	fd = bpf_obj_get_opts(path, &options);
+	if (fd < 0)
+		return fd;
+	*ret_fd = fd;
+	return 0;
+}
+
+int ph_maps_open(const char *dir, int worker, struct ph_maps **ret_maps, char *error, size_t error_size)
+{
+	void *gateway = NULL, *instances = NULL, *workers = NULL;
+	struct ph_maps *maps;
+	char path[PATH_MAX];
+	int err, fd;
+
+	libbpf_set_print(quiet);
+	if (worker < -1 || worker >= PH_WORKERS_MAX || pin_path(path, dir, "ph_gateway"))
+		return fail(-EINVAL, error, error_size, "%s: no such maps", dir);
+	fd = bpf_obj_get(path);
+	if (fd == -ENOENT)
+		return fail(fd, error, error_size, "no maps in %s: phalad has not run yet", dir);
+	if (fd < 0)
+		return fail(fd, error, error_size, "%s: %s", path, strerror(-fd));
+	err = check_version(fd, NULL, dir, error, error_size);
+	close(fd);
+	if (err)
+		return err;
+
+	maps = maps_alloc();
+	if (!maps)
+		return fail(-ENOMEM, error, error_size, "out of memory");
+	err = open_array(dir, "ph_gateway", sizeof(*maps->gateway), 1, -1, &gateway);
+	if (!err)
+		err = open_array(dir, "ph_instances", sizeof(*maps->instances), PH_INSTANCES_MAX, -1, &instances);
+	if (!err)
+		err = open_array(dir, "ph_workers", sizeof(*maps->workers), PH_WORKERS_MAX, worker, &workers);
+	maps->gateway = gateway;
+	maps->instances = instances;
+	maps->workers = workers;
+	if (!err)
+		err = open_hash(dir, "ph_ids", &maps->ids_fd);
+	if (!err)
+		err = open_hash(dir, "ph_domains", &maps->domains_fd);
+	if (err) {
+		ph_maps_free(maps);
+		return fail(err, error, error_size, "opening the maps in %s: %s", dir, strerror(-err));
+	}
+	*ret_maps = maps;
+	return 0;
+}
+
+static struct ph_id_key id_key(const char *id)
+{
+	struct ph_id_key key;
+
+	memcpy(key.id, id, sizeof(key.id));
+	return key;
+}
+
+static struct ph_domain_key domain_key(const char *name)
+{
+	struct ph_domain_key key = { 0 };
+
+	memcpy(key.name, name, strnlen(name, sizeof(key.name) - 1));
+	return key;
+}
+
+int ph_maps_set_id(struct ph_maps *maps, const char *id, const struct ph_id *value)
+{
+	struct ph_id_key key = id_key(id);
+
+	return bpf_map_update_elem(maps->ids_fd, &key, value, BPF_ANY);
+}
+
+int ph_maps_remove_id(struct ph_maps *maps, const char *id)
+{
+	struct ph_id_key key = id_key(id);
+
+	return bpf_map_delete_elem(maps->ids_fd, &key);
+}
+
+int ph_maps_set_domain(struct ph_maps *maps, const char *name, uint32_t index)
+{
+	struct ph_domain_key key = domain_key(name);
+
+	return bpf_map_update_elem(maps->domains_fd, &key, &index, BPF_ANY);
+}
+
+int ph_maps_remove_domain(struct ph_maps *maps, const char *name)
+{
+	struct ph_domain_key key = domain_key(name);
+
+	return bpf_map_delete_elem(maps->domains_fd, &key);
+}
+
+int ph_maps_find_id(const struct ph_maps *maps, const char *id, struct ph_id *ret_id)
+{
+	struct ph_id_key key = id_key(id);
+
+	return bpf_map_lookup_elem(maps->ids_fd, &key, ret_id);
+}
+
+int ph_maps_find_domain(const struct ph_maps *maps, const char *name, uint32_t *ret_index)
+{
+	struct ph_domain_key key = domain_key(name);
+
+	return bpf_map_lookup_elem(maps->domains_fd, &key, ret_index);
+}
+
+/*
+ * The key after the current one is fetched before the visit, which may therefore delete the current one. When somebody
+ * else deletes the fetched one, the kernel begins anew; the bound ends a walk that would chase a changing map for ever.
+ */
+int ph_maps_each_id(const struct ph_maps *maps,
+		    int (*visit)(const struct ph_id_key *key, const struct ph_id *value, void *arg), void *arg)
+{
+	struct ph_id_key key, next;
+	struct ph_id value;
+	int err, more, bound = 2 * PH_IDS_MAX;
+
+	for (more = bpf_map_get_next_key(maps->ids_fd, NULL, &next); !more && bound; bound--) {
+		key = next;
+		more = bpf_map_get_next_key(maps->ids_fd, &key, &next);
+		err = bpf_map_lookup_elem(maps->ids_fd, &key, &value);
+		if (!err)
+			err = visit(&key, &value, arg);
+		else if (err == -ENOENT)
+			err = 0;
+		if (err)
+			return err;
+	}
+	return more == -ENOENT || !more ? 0 : more;
+}
+
+int ph_maps_each_domain(const struct ph_maps *maps,
+			int (*visit)(const struct ph_domain_key *key, uint32_t index, void *arg), void *arg)
+{
+	struct ph_domain_key key, next;
+	int err, more, bound = 2 * PH_DOMAINS_MAX;
+	uint32_t index;
+
+	for (more = bpf_map_get_next_key(maps->domains_fd, NULL, &next); !more && bound; bound--) {
+		key = next;
+		more = bpf_map_get_next_key(maps->domains_fd, &key, &next);
+		err = bpf_map_lookup_elem(maps->domains_fd, &key, &index);
+		if (!err)
+			err = visit(&key, index, arg);
+		else if (err == -ENOENT)
+			err = 0;
+		if (err)
+			return err;
+	}
+	return more == -ENOENT || !more ? 0 : more;
+}
+
+/* The fences order the stores for readers that look at the generation before and after (pick.h). */
+void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_instance *instance)
+{
+	struct ph_instance *to = &maps->instances[slot];
+
+	if (to->generation == instance->generation && to->address == instance->address &&
+	    ph_id_equal(to->app_id, instance->app_id) && ph_id_equal(to->instance_id, instance->instance_id)) {
+		__atomic_store_n(&to->handshake_wall_ns, instance->handshake_wall_ns, __ATOMIC_RELAXED);
+		__atomic_store_n(&to->handshake_ns, instance->handshake_ns, __ATOMIC_RELAXED);
+		__atomic_store_n(&to->state, instance->state, __ATOMIC_RELEASE);
+		return;
+	}
+	__atomic_store_n(&to->generation, 0, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	to->address = instance->address;
+	to->reserved = 0;
+	to->handshake_wall_ns = instance->handshake_wall_ns;
+	to->handshake_ns = instance->handshake_ns;
+	memcpy(to->app_id, instance->app_id, sizeof(to->app_id));
+	memcpy(to->instance_id, instance->instance_id, sizeof(to->instance_id));
+	to->state = instance->state;
+	__atomic_store_n(&to->generation, instance->generation, __ATOMIC_RELEASE);
+}
+
+void ph_maps_free_instance(struct ph_maps *maps, uint32_t slot)
+{
+	struct ph_instance *at = &maps->instances[slot];
+
+	__atomic_store_n(&at->generation, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&at->state, PH_INSTANCE_FREE, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memset(at, 0, sizeof(*at));
+}
