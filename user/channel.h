@@ -38,7 +38,8 @@ int ph_channel_send(int fd, const struct ph_message *message, const int *fds, un
 
 /*
  * @ret_fds: PH_MESSAGE_FDS of them, -1 where none came; the caller's to close.
- * Return: 0, -EAGAIN when there is nothing, -EPROTO for a message of another size, or -errno.
+ * Return: 0, -EAGAIN when there is nothing, -EPROTO for a message of another size, with more descriptors or with a text
+ * that does not end, -EPIPE when nobody holds the other end any more, or -errno. On failure nothing is set.
  */
 int ph_channel_receive(int fd, struct ph_message *ret_message, int ret_fds[PH_MESSAGE_FDS]);
 

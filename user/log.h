@@ -16,11 +16,14 @@ enum ph_log_level {
 	PH_LOG_DEBUG = 7,
 };
 
-/* @role: "holder", "manager", "worker 0"; kept, not copied. Under systemd (JOURNAL_STREAM set) lines get "<3>" etc. */
+/*
+ * @role: "holder", "manager", "worker 0"; kept, not copied. Under systemd (standard error is JOURNAL_STREAM) lines get
+ * "<3>" etc. errno is left as it is, and %m works.
+ */
 void ph_log_init(const char *role, enum ph_log_level most);
 void ph_log(enum ph_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Copies @text with everything but printable ASCII as \xNN, cut to fit. Return: @out. */
+/* Copies @text with the backslash and all but printable ASCII as \xNN, cut to fit. Return: @out. */
 const char *ph_log_escape(char *out, size_t out_size, const char *text, size_t text_len);
 
 #endif
