@@ -15,7 +15,7 @@
 
 #include <phala/limits.h>
 
-#define PH_KEY_LEN 32				/* bytes of a Curve25519 key */
+#include "key.h"
 
 struct ph_cvm {
 	char app_id[PH_ID_SIZE];		/* zero padded */

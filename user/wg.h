@@ -12,15 +12,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PH_KEY_LEN 32				/* bytes of a Curve25519 key */
-#define PH_KEY_BASE64_SIZE 45			/* the same as base64, with its closing zero */
+#include "key.h"
 
 struct ph_wg;
 
 struct ph_wg_device {
 	uint32_t ifindex;
 	uint16_t listen_port;
-	uint8_t private_key[PH_KEY_LEN];
+	uint8_t private_key[PH_KEY_LEN];	/* all zero while the device has none; the caller's to zero */
 	uint8_t public_key[PH_KEY_LEN];
 };
 
@@ -34,26 +33,54 @@ struct ph_wg_peer {
 	uint16_t keepalive_s;
 };
 
-/* Return: 0, -EPROTONOSUPPORT when this kernel has no WireGuard, or -errno. */
+/*
+ * Loads the kernel's module where there is one to load. Return: 0, -EPROTONOSUPPORT when this kernel has no WireGuard,
+ * or -errno.
+ */
 int ph_wg_new(struct ph_wg **ret_wg);
 void ph_wg_free(struct ph_wg *wg);
 
+/* All below return -ENODEV when there is no such device, -EOPNOTSUPP when it is no WireGuard device. */
+
+/* With thousands of peers this costs as much as ph_wg_each_peer(): the kernel sends them along. */
 int ph_wg_get_device(struct ph_wg *wg, const char *interface, struct ph_wg_device *ret_device);
+
+/*
+ * A key and port that the device has already are left alone, and so are its sessions; another key ends them all. The
+ * port of a device that is down is only noted: ph_link_set_up() is then who returns -EADDRINUSE.
+ */
 int ph_wg_set_device(struct ph_wg *wg, const char *interface, const uint8_t private_key[PH_KEY_LEN],
 		     uint16_t listen_port);
 
-/* Adds the peer or changes it; its allowed prefixes become exactly address/32. Return: 0 or -errno. */
+/*
+ * Adds the peer or changes it; its allowed prefixes become exactly address/32, its endpoint and sessions stay.
+ *
+ * An address belongs to one peer only: WireGuard takes it from whoever had it, without a word. The kernel ignores a
+ * peer with the device's own public key, also without a word: refuse such a key before.
+ *
+ * Return: 0 or -errno.
+ */
 int ph_wg_set_peer(struct ph_wg *wg, const char *interface, const uint8_t public_key[PH_KEY_LEN],
 		   struct in_addr address);
+/* Return: 0 also when there was no such peer, or -errno. */
 int ph_wg_remove_peer(struct ph_wg *wg, const char *interface, const uint8_t public_key[PH_KEY_LEN]);
 
 /*
  * Adds, changes (to exactly address/32) @count peers in as many messages as it takes; only public_key and address of
  * each are read. For a start with thousands of CVMs.
+ *
+ * They are applied in this order, and an address that two of them name ends with the later one. So: addresses differ
+ * within one call, and then it does not matter who had them before, peers of this call included. The first error ends
+ * it; peers before that one have been set.
  */
 int ph_wg_set_peers(struct ph_wg *wg, const char *interface, const struct ph_wg_peer *peers, size_t count);
 
-/* Calls @visit once per peer, however many messages the kernel's dump takes, until it returns other than 0. */
+/*
+ * Calls @visit once per peer, however many messages the kernel's dump takes, until it returns other than 0. All have
+ * been read before the first call, so what one sees is one state of the device, and @visit may change peers.
+ *
+ * Return: 0, what @visit returned if not 0, -EINTR when the device changed under every attempt, or -errno.
+ */
 int ph_wg_each_peer(struct ph_wg *wg, const char *interface, int (*visit)(const struct ph_wg_peer *peer, void *arg),
 		    void *arg);
 
