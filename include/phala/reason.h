@@ -56,7 +56,9 @@
 	/* ourselves */                                                                                      \
 	X(NO_DESCRIPTORS, "no-descriptors", "accept paused: the process or the system is out of descriptors") \
 	X(CONNECTION_LIMIT, "connection-limit", "accept paused: the worker is at its connection limit")      \
-	X(NO_MEMORY, "no-memory", "out of memory or another resource for a connection")
+	X(NO_MEMORY, "no-memory", "out of memory or another resource for a connection")                      \
+	/* left to a worker by BPF */                                                                        \
+	X(DECLINED_LONG, "declined-long", "the ClientHello is longer than BPF collects")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,
