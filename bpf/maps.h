@@ -52,4 +52,67 @@ struct {
 	__type(value, __u32);
 } ph_domains SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ph_steer);
+} ph_steer SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PH_FLOWS_MAX);
+	__type(key, __u32);
+	__type(value, struct ph_flow);
+} ph_flows SEC(".maps");
+
+/* Plain, never LRU: a flood must not evict somebody's connection. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PH_FLOWS_MAX);
+	__type(key, struct ph_client_key);
+	__type(value, struct ph_ref);
+} ph_clients SEC(".maps");
+
+/* First in, first out: a slot, and so a port, rests as long as it can. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, PH_FLOWS_MAX);
+	__type(value, __u32);
+} ph_free SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PH_HELLOS_MAX);
+	__type(key, __u32);
+	__type(value, struct ph_hello_store);
+} ph_hellos SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, PH_HELLOS_MAX);
+	__type(value, __u32);
+} ph_free_hellos SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PH_INSTANCES_MAX);
+	__type(key, __u32);
+	__type(value, struct ph_load);
+} ph_loads SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PH_REASONS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} ph_reasons SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} ph_events SEC(".maps");
+
 #endif

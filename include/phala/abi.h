@@ -11,6 +11,15 @@
  *   ph_ids       hash             ph_id_key     struct ph_id       manager      all
  *   ph_domains   hash             ph_domain_key __u32 index        manager      steer, phalactl
  *   ph_workers   array, mmapable  worker index  struct ph_worker   that worker  all
+ *   ph_steer     array, mmapable  0             struct ph_steer    manager      steer, phalactl
+ *   ph_flows     array            flow slot     struct ph_flow     steer        steer, phalactl
+ *   ph_clients   hash             ph_client_key struct ph_ref      steer        steer, phalactl
+ *   ph_free      queue                          __u32 flow slot    steer        steer
+ *   ph_hellos    array            hello slot    struct ph_hello_store steer     steer
+ *   ph_free_hellos queue                        __u32 hello slot   steer        steer
+ *   ph_loads     array, mmapable  instance slot struct ph_load     steer        phalactl
+ *   ph_reasons   array, per CPU   enum ph_reason __u64             steer        phalactl
+ *   ph_events    ring buffer                    struct ph_event    steer        phalactl
  *
  * Readers take no lock. An instance is trusted only if its generation is that of the reference both before and after
  * its fields were read, and its own ids answer to the name that was asked for (pick.h): an element of a hash map may be
@@ -23,7 +32,9 @@
 #include <linux/types.h>
 #endif
 
+#include "hello.h"
 #include "limits.h"
+#include "name.h"
 #include "reason.h"
 
 #define PH_ABI_VERSION 1
@@ -93,6 +104,180 @@ struct ph_worker {
 	__u64 counters[PH_REASONS_MAX];	/* by enum ph_reason */
 };
 
+/* What steer is told, and the two counters behind which its never-used slots begin. */
+struct ph_steer {
+	__u32 flags;			/* enum ph_steer_flags */
+	__u32 slots;			/* flow slots in use: a power of two, 0 while there is no source address */
+	__u32 source;			/* first source address towards CVMs, host order: PH_FLOW_PORTS slots each */
+	__u32 tunnel_mtu;
+	__u32 app_limit;		/* flows to one app, 0 is no limit */
+	__u32 tries;			/* instances tried for one connection, at most PH_BIND_TRIES_MAX */
+	__be16 ports[PH_LISTEN_MAX];	/* where the gateway listens; 0 is none */
+	__u32 fresh;			/* flow slots from here on were never used */
+	__u32 fresh_hellos;		/* the same of hello slots */
+	__u64 idle_ns;			/* no packet either way */
+	__u64 watch_until_ns;		/* CLOCK_MONOTONIC: until then somebody reads ph_events */
+	__u64 secret[4];		/* for sequence numbers, timestamps and ports; never shown */
+};
+
+enum ph_steer_flags {
+	PH_STEER_ON = 1,
+};
+
+/* The client's side of a flow, as its packets have it. */
+struct ph_client_key {
+	__be32 client;
+	__be32 gateway;
+	__be16 client_port;
+	__be16 gateway_port;
+};
+
+enum ph_flow_state {
+	PH_FLOW_FREE = 0,
+	PH_FLOW_COLLECTING = 1,		/* part of a ClientHello is held; nothing of it was acknowledged */
+	PH_FLOW_BINDING = 2,		/* a SYN is out to an instance */
+	PH_FLOW_SPLICED = 3,		/* packets are rewritten, either way */
+	PH_FLOW_ENDED = 4,		/* both ends know; stragglers are still rewritten */
+	PH_FLOW_KILLED = 5,		/* the gateway ended it; whoever sends is answered with RST */
+	PH_FLOW_DECLINED = 6,		/* a worker's: the client's packets are passed on */
+};
+
+enum ph_flow_flags {
+	PH_FLOW_REQUEST = 1,		/* the kernel still has the request sock; the client's next packet frees it */
+	PH_FLOW_TIMESTAMPS = 2,
+	PH_FLOW_SACK = 4,
+	PH_FLOW_SCALING = 8,
+	PH_FLOW_ECN = 16,
+	PH_FLOW_KEYED = 32,		/* ph_clients leads here */
+	PH_FLOW_BY_INSTANCE = 64,	/* the name had an instance-id */
+	PH_FLOW_RESET = 128,		/* ended by RST, which may yet prove forged */
+};
+
+/*
+ * What rewriting needs. It does not change while the state is SPLICED or ENDED, and state leaves these before
+ * generation changes, and that before anything else: a copy is whole if generation is the same before and after.
+ */
+struct ph_splice {
+	__u32 generation;
+	__u8 state;			/* enum ph_flow_state */
+	__u8 flags;			/* enum ph_flow_flags */
+	__u8 client_scale;		/* of the windows that the client sends */
+	__u8 cvm_scale;
+	__s8 shift_to_client;		/* left, of windows; negative is right */
+	__s8 shift_to_cvm;
+	__u16 cvm_mtu;			/* the largest IP packet the CVM takes */
+	struct ph_client_key key;
+	__be32 cvm;
+	__be32 source;			/* the gateway's address and port towards the CVM; the slot says both */
+	__be16 cvm_port;
+	__be16 source_port;
+	__u32 seq_to_cvm;		/* added to the client's sequence numbers, taken off the CVM's acknowledgements */
+	__u32 seq_to_client;		/* the same the other way round */
+	__u32 time_to_cvm;		/* timestamps likewise */
+	__u32 time_to_client;
+	struct ph_ref instance;
+	__u32 nic;			/* ifindex by which the client came in */
+};
+
+/* What one end has sent. Sequence numbers are as the client knows them. */
+struct ph_flow_way {
+	__u64 packets;
+	__u64 bytes;			/* of payload */
+	__u64 last_ns;			/* CLOCK_MONOTONIC, coarse: the last packet in its window, RST apart */
+	__u32 end;			/* behind the highest byte it sent */
+	__u32 ack;			/* the highest it acknowledged */
+	__u32 window_end;		/* the highest it allowed */
+	__u32 fin;			/* end behind its FIN, if has_fin */
+	__u32 has_fin;
+	__u32 reserved[5];
+};
+
+struct ph_flow {
+	struct ph_splice splice;
+	struct ph_flow_way client;
+	struct ph_flow_way cvm;
+#ifdef __bpf__
+	struct bpf_timer timer;
+#else
+	__u64 timer[2];
+#endif
+	__u64 begun_ns;			/* CLOCK_MONOTONIC */
+	__u64 ended_ns;
+	__u32 lock;			/* held while state, flags or the hello change */
+	__u32 hello;			/* hello slot + 1, or 0 */
+	__u32 client_isn;
+	__u32 gateway_isn;
+	__u8 reason;			/* enum ph_reason, once it is over or declined */
+	__u8 domain;			/* index */
+	__u8 ended_by_cvm;
+	__u8 reserved;
+	__u8 mac[12];			/* layer-2 tunnel: destination and source towards the CVM */
+};
+
+/* A hello while it is collected and until the CVM has it, and what its request sock said. */
+struct ph_hello_store {
+	struct ph_hello walk;
+	struct ph_name name;
+	__u32 len;			/* bytes there are from the first one on */
+	__u32 packets;
+	__u32 piece_count;
+	struct {
+		__u32 from, to;
+	} pieces[PH_HELLO_PIECES];	/* in order, apart from each other */
+	__u32 tried[PH_BIND_TRIES_MAX];	/* generations of the instances that had their turn */
+	__u32 tries;
+	__u32 client_time;		/* TSval of the hello */
+	__u32 time_offset;		/* of the gateway's TSval to the client */
+	__u32 gateway_scale;
+	__u32 client_isn;
+	__u32 gateway_isn;
+	__u8 client_scale;
+	__u8 flags;			/* enum ph_flow_flags: options agreed */
+	__u8 queue_fills;
+	__u8 reserved;
+	__u32 domain;			/* index of the base domain */
+	__u32 mss;			/* the client's, or less */
+	__u32 window;			/* the client's, unscaled */
+	__u64 turn_ns;			/* when this instance's turn began */
+	__u8 data[2 * PH_HELLO_STREAM_BPF_MAX];	/* of which half is used: the verifier adds two bounds */
+};
+
+/* Flows of one instance. */
+struct ph_load {
+	__u32 generation;
+	__u32 active;
+	__u64 begun;
+	__u64 bytes_from_clients;	/* of flows that are over */
+	__u64 bytes_from_cvms;
+	__u64 packets_from_clients;
+	__u64 packets_from_cvms;
+};
+
+enum ph_event_kind {
+	PH_EVENT_BEGIN = 1,
+	PH_EVENT_END = 2,
+	PH_EVENT_DECLINE = 3,
+};
+
+struct ph_event {
+	__u64 now_ns;			/* CLOCK_MONOTONIC */
+	__u64 begun_ns;
+	__u32 kind;			/* enum ph_event_kind */
+	__u32 reason;			/* enum ph_reason */
+	__u32 slot;			/* of the flow */
+	__u32 generation;
+	struct ph_client_key key;
+	__be32 cvm;
+	struct ph_ref instance;
+	__u64 bytes_from_client;
+	__u64 bytes_from_cvm;
+	__u64 packets_from_client;
+	__u64 packets_from_cvm;
+};
+
+/* Marks packets of steer's on their way to the tunnel device, so that guard lets them out. */
+#define PH_STEER_MARK 0x70684c41
+
 #define PH_ABI_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), "ABI: size of " #type)
 #define PH_ABI_AT(type, field, at) \
 	_Static_assert(__builtin_offsetof(struct type, field) == (at), "ABI: place of " #type "." #field)
@@ -110,6 +295,18 @@ PH_ABI_SIZE(ph_gateway, 40);
 PH_ABI_AT(ph_gateway, health_now_ns, 8);
 PH_ABI_SIZE(ph_worker, 32 + 8 * PH_REASONS_MAX);
 PH_ABI_AT(ph_worker, counters, 32);
+PH_ABI_SIZE(ph_steer, 112);
+PH_ABI_SIZE(ph_client_key, 12);
+PH_ABI_SIZE(ph_splice, 64);
+PH_ABI_AT(ph_splice, key, 12);
+PH_ABI_AT(ph_splice, seq_to_cvm, 36);
+PH_ABI_SIZE(ph_flow_way, 64);
+PH_ABI_SIZE(ph_flow, 256);
+PH_ABI_AT(ph_flow, timer, 192);
+PH_ABI_AT(ph_flow, lock, 224);
+PH_ABI_AT(ph_flow, mac, 244);
+PH_ABI_SIZE(ph_load, 48);
+PH_ABI_SIZE(ph_event, 88);
 _Static_assert((int)PH_REASON_COUNT <= PH_REASONS_MAX, "ABI: more reasons than counters");
 
 #endif

@@ -40,6 +40,19 @@
 #define PH_KEEPALIVE_S 25		/* PersistentKeepalive that CVMs are told */
 #define PH_TUNNEL_MTU 1420		/* WireGuard over IPv6 over Ethernet */
 
+/* The kernel path. */
+#define PH_FLOWS_MAX 262144		/* slots of the flow table, a power of two */
+#define PH_FLOW_PORTS 32768		/* slots per source address: ports 32768-65535 */
+#define PH_HELLOS_MAX 4096		/* hellos that are being collected or whose SYN is out, at one time */
+#define PH_HELLO_PIECES 8		/* gaps that may be open in one of them, and one more */
+#define PH_HELLO_PACKETS_MAX 24		/* packets of one hello, repeated ones counted, before it is left to a worker */
+#define PH_COLLECT_TIMEOUT_MS 3000	/* from the first packet of a hello to its last */
+#define PH_BIND_TIMEOUT_MS 3000		/* from the whole hello to an instance's SYN-ACK, all tries together */
+#define PH_BIND_TRIES_MAX 8		/* instances tried for one connection, however many are configured */
+#define PH_BIND_TURN_MS 450		/* for one instance, if the client asks again after it */
+#define PH_FLOW_REST_MS 5000		/* how long a flow that is over keeps its slot and answers stragglers */
+#define PH_FLOW_REVIVE_MS 500		/* a reset by somebody who still sends so long after it was forged */
+
 /* The listening sockets. */
 #define PH_LISTEN_BACKLOG 65535
 #define PH_DEFER_ACCEPT_S 1		/* TCP_DEFER_ACCEPT: silent clients sit in the SYN queue until it ends */

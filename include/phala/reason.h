@@ -58,7 +58,31 @@
 	X(CONNECTION_LIMIT, "connection-limit", "accept paused: the worker is at its connection limit")      \
 	X(NO_MEMORY, "no-memory", "out of memory or another resource for a connection")                      \
 	/* left to a worker by BPF */                                                                        \
-	X(DECLINED_LONG, "declined-long", "the ClientHello is longer than BPF collects")
+	X(DECLINED_LONG, "declined-long", "the ClientHello is longer than BPF collects")                     \
+	X(DECLINED_IPV6, "declined-ipv6", "a ClientHello over IPv6: relayed")                                \
+	X(DECLINED_COOKIE, "declined-cookie", "a ClientHello with no request sock: SYN cookies were in force") \
+	X(DECLINED_OPTIONS, "declined-options", "TCP options, flags or timestamps that steer does not carry") \
+	X(DECLINED_CHECKSUM, "declined-checksum", "part of a ClientHello with a wrong TCP checksum")         \
+	X(DECLINED_PIECES, "declined-pieces", "a ClientHello in too many pieces or repeats")                 \
+	X(DECLINED_SLOW, "declined-slow", "a ClientHello that did not become whole in time")                 \
+	X(DECLINED_FULL, "declined-full", "no free flow, or no room for another ClientHello")                \
+	X(DECLINED_TIMER, "declined-timer", "no timer to be had: the pins of the maps are gone")             \
+	X(DECLINED_LIMIT, "declined-limit", "the app's or the client's limit of flows is reached")           \
+	X(DECLINED_UNANSWERED, "declined-unanswered", "no instance answered steer: left to a worker")        \
+	/* the kernel path */                                                                                \
+	X(SPLICED, "spliced", "connected to an instance, TLS passed on by the kernel")                       \
+	X(CVM_NO_TIMESTAMPS, "cvm-no-timestamps", "an instance declined timestamps that the client has")     \
+	X(CVM_NO_SACK, "cvm-no-sack", "an instance declined SACK: its transfers suffer under loss")          \
+	X(CVM_NO_SCALING, "cvm-no-scaling", "an instance declined window scaling: its transfers are slow")   \
+	X(TURNED_AWAY, "turned-away", "reset: no worker lives and the accept queue fills")                   \
+	X(KILLED, "killed", "ended by the operator")                                                         \
+	X(DROPPED_FRAGMENT, "dropped-fragment", "a fragment of a spliced flow")                              \
+	X(DROPPED_IP_OPTIONS, "dropped-ip-options", "a packet of a spliced flow with IP options")            \
+	X(DROPPED_TTL, "dropped-ttl", "a packet of a spliced flow whose time to live ran out")               \
+	X(TOO_BIG, "too-big", "a packet of a spliced flow over the path's MTU: answered with ICMP")          \
+	X(STRAY, "stray", "a packet from a CVM that belongs to no flow: answered with a reset")              \
+	X(DROPPED_MALFORMED, "dropped-malformed", "a packet of a spliced flow that could not be rewritten")  \
+	X(ICMP_PASSED, "icmp-passed", "an ICMP error about a spliced flow, translated")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * begin - a client's first data packets: are they steer's, and if so, what are they?
+ *
+ * Input is hostile, and mostly not ours: what is not certain goes to the stack.
+ */
+#ifndef PH_BPF_BEGIN_H
+#define PH_BPF_BEGIN_H
+
+#include "bind.h"
+#include "collect.h"
+#include "request.h"
+#include "route.h"
+
+#define WORKER_ALIVE_NS (3000 * NSEC_PER_MSEC)
+#define BEGIN_ECHO_MS 120000		/* longer than a request sock lives */
+
+static __always_inline struct ph_client_key client_key(const struct packet *p)
+{
+	return (struct ph_client_key){
+		.client = p->ip.saddr,
+		.gateway = p->ip.daddr,
+		.client_port = p->tcp.source,
+		.gateway_port = p->tcp.dest,
+	};
+}
+
+static __always_inline int is_our_port(const struct ph_steer *steer, __be16 port)
+{
+	__u32 ours = 0;
+
+	for (__u32 i = 0; i < PH_LISTEN_MAX; i++)
+		ours |= is_zero(steer->ports[i] ^ port);
+	return ours && port;
+}
+
+static long worker_alive_step(__u32 index, void *arg)
+{
+	__u64 *alive_since_ns = arg;
+	struct ph_worker *worker = bpf_map_lookup_elem(&ph_workers, &index);
+
+	if (!worker || worker->heartbeat_ns < *alive_since_ns)
+		return 0;
+	*alive_since_ns = 0;
+	return 1;
+}
+
+static __always_inline int no_worker_lives(void)
+{
+	__u64 alive_since_ns = bpf_ktime_get_boot_ns() - WORKER_ALIVE_NS;
+
+	ph_loop(PH_WORKERS_MAX, worker_alive_step, &alive_since_ns);
+	return !!alive_since_ns;
+}
+
+/*
+ * A whole hello for a worker: passed on, unless nobody is there to take it and the accept queue fills, at the end of
+ * which no SYN would be answered, passthrough's neither. A hello with its SYN bit set makes the stack reset the client
+ * and forget it (RFC 9293, section 3.10.7.4).
+ */
+static __always_inline int to_worker(struct __sk_buff *skb, const struct packet *p, const struct ph_hello_store *store)
+{
+	__be32 was = tcp_flag_word(&p->tcp), is = was | bpf_htonl(0x00020000);
+	__u32 at = p->l2 + IP_HLEN;
+	__u64 sum = 0;
+
+	if (!store->queue_fills || !no_worker_lives())
+		return TC_ACT_UNSPEC;
+	count(PH_REASON_TURNED_AWAY);
+	sum_change(&sum, was, is);
+	bpf_l4_csum_replace(skb, at + __builtin_offsetof(struct tcphdr, check), 0, sum_fold32(sum), 0);
+	bpf_skb_store_bytes(skb, at + 12, &is, 4, BPF_F_RECOMPUTE_CSUM);
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int decline(enum ph_reason reason)
+{
+	count(reason);
+	return TC_ACT_UNSPEC;
+}
+
+enum verdict {
+	VERDICT_MORE,
+	VERDICT_STEER,
+	VERDICT_WORKER,
+	VERDICT_LONG,			/* it will not fit */
+};
+
+/* What is it that was collected? Refusals are a worker's to answer, and to count. Return: enum verdict. */
+__separate int begin_verdict(__u32 hello)
+{
+	struct ph_hello_store *store = hello_at(hello);
+
+	if (!store)
+		return VERDICT_WORKER;
+	switch (ph_hello_walk(&store->walk, store->data, store->len)) {
+	case PH_HELLO_MORE:
+		return store->walk.message_end + 5 > PH_HELLO_STREAM_BPF_MAX || store->len >= PH_HELLO_STREAM_BPF_MAX
+		       ? VERDICT_LONG : VERDICT_MORE;
+	case PH_HELLO_OK:
+		return route_is_passthrough(store) ? VERDICT_STEER : VERDICT_WORKER;
+	default:
+		return VERDICT_WORKER;
+	}
+}
+
+/* What the hello's own packet says of the client. Return: 0, or -1 if steer does not carry it. */
+static __always_inline int begin_note(const struct packet *p, const struct options *o, struct ph_hello_store *store)
+{
+	store->window = bpf_ntohs(p->tcp.window);
+	if (!(store->flags & PH_FLOW_TIMESTAMPS))
+		return 0;
+	if (!o->times_at)
+		return -1;
+	store->client_time = option_word(o, o->times_at);
+	/* Its echo must be of the gateway's clock as we know it, else continuing that clock would go wrong. */
+	return clock_ms() + store->time_offset - option_word(o, o->times_at + 4) < BEGIN_ECHO_MS ? 0 : -1;
+}
+
+/* The hello is whole, or not yet: what becomes of the packet that brought the last piece? Under the flow's lock. */
+static __always_inline int begin_continue(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow, __u32 slot,
+					  enum verdict verdict)
+{
+	int action;
+
+	if (verdict == VERDICT_MORE)
+		return TC_ACT_SHOT;
+	if (verdict == VERDICT_STEER)
+		return bind_next_or_pass(skb, p, flow, slot);
+	action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn);
+	if (verdict == VERDICT_WORKER)
+		flow_free(flow, slot);
+	else
+		flow_decline(flow, PH_REASON_DECLINED_LONG);
+	return action;
+}
+
+enum begin_result {
+	BEGIN_COLLECTED,
+	BEGIN_NOT_OURS,
+};
+
+/* A first data packet, into @hello. Return: enum begin_result. */
+__separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hello)
+{
+	struct ph_hello_store *store = hello_at(hello);
+	struct scratch *s = scratch_get();
+	enum ph_reason reason;
+	struct options o;
+	__u32 offset;
+
+	if (!p || !s || !store)
+		return BEGIN_NOT_OURS;
+	switch (request_find(skb, p, store)) {
+	case REQUEST_NONE:
+		return BEGIN_NOT_OURS;
+	case REQUEST_COOKIE:
+		count(PH_REASON_DECLINED_COOKIE);
+		return BEGIN_NOT_OURS;
+	case REQUEST_ODD:
+		count(PH_REASON_DECLINED_OPTIONS);
+		return BEGIN_NOT_OURS;
+	case REQUEST_OK:
+		break;
+	}
+	/* Both numbers must be right, else a blind sender could make us call a CVM. */
+	offset = bpf_ntohl(p->tcp.seq) - store->client_isn - 1;
+	if (bpf_ntohl(p->tcp.ack_seq) != store->gateway_isn + 1 || offset > PH_HELLO_STREAM_MAX)
+		return BEGIN_NOT_OURS;
+	collect_begin(store);
+	if (p->tcp.fin || p->tcp.urg || options_read(skb, p, s->seen, &o) || begin_note(p, &o, store)) {
+		count(PH_REASON_DECLINED_OPTIONS);
+		return BEGIN_NOT_OURS;
+	}
+	switch (collect(skb, p, hello, offset)) {
+	case COLLECT_OK:
+		return BEGIN_COLLECTED;
+	case COLLECT_DAMAGED:
+		reason = PH_REASON_DECLINED_CHECKSUM;
+		break;
+	case COLLECT_PIECES:
+		reason = PH_REASON_DECLINED_PIECES;
+		break;
+	default:
+		reason = PH_REASON_DECLINED_LONG;
+	}
+	count(reason);
+	return BEGIN_NOT_OURS;
+}
+
+/* A flow for the hello, claimed and locked. Return: enum flow_new. */
+__separate int begin_flow(struct __sk_buff *skb, struct packet *p, __u32 hello, __u32 *ret_slot)
+{
+	struct ph_hello_store *store = hello_at(hello);
+	struct ph_steer *steer = steer_config();
+	struct ph_client_key key;
+	enum flow_new result;
+	struct ph_flow *flow;
+	__u32 slot = 0;
+
+	if (!p || !ret_slot || !store || !steer)
+		return FLOW_NEW_FULL;
+	key = client_key(p);
+	result = flow_new(steer, &key, &slot);
+	if (result != FLOW_NEW)
+		return result;
+	*ret_slot = slot;
+	flow = flow_at(slot);
+	if (!flow)
+		return FLOW_NEW_FULL;
+	flow->hello = hello + 1;
+	flow->client_isn = store->client_isn;
+	flow->gateway_isn = store->gateway_isn;
+	flow->splice.flags |= store->flags;
+	flow->splice.client_scale = store->client_scale;
+	flow->splice.nic = skb->ifindex;
+	return FLOW_NEW;
+}
+
+#define BEGIN_AGAIN (-2)		/* somebody else's claim was first */
+
+/* What the hello says so far decides. A whole one for a worker needs no flow; else it becomes the flow's. */
+static __always_inline int begin_claim(struct __sk_buff *skb, struct packet *p, __u32 hello, __u32 *ret_kept)
+{
+	struct ph_hello_store *store = hello_at(hello);
+	enum verdict verdict = begin_verdict(hello);
+	struct ph_flow *flow;
+	__u32 slot = 0;
+	int action;
+
+	if (!store)
+		return TC_ACT_UNSPEC;
+	if (verdict == VERDICT_WORKER)
+		return to_worker(skb, p, store);
+	if (verdict == VERDICT_LONG)
+		return decline(PH_REASON_DECLINED_LONG);
+	switch (begin_flow(skb, p, hello, &slot)) {
+	case FLOW_NEW_EXISTS:
+		return BEGIN_AGAIN;
+	case FLOW_NEW:
+		break;
+	case FLOW_NEW_NO_TIMER:
+		return decline(PH_REASON_DECLINED_TIMER);
+	default:
+		return decline(PH_REASON_DECLINED_FULL);
+	}
+	flow = flow_at(slot);
+	if (!flow)
+		return TC_ACT_UNSPEC;
+	*ret_kept = 1;
+	action = begin_continue(skb, p, flow, slot, verdict);
+	flow_unlock(flow);
+	return action;
+}
+
+/* A client's packet that has no flow. Return: what becomes of it, or BEGIN_AGAIN. */
+__separate int begin(struct __sk_buff *skb, struct packet *p)
+{
+	struct ph_steer *steer = steer_config();
+	int action = TC_ACT_UNSPEC;
+	__u32 hello, kept = 0;
+
+	if (!p || !steer || !p->payload || !p->tcp.ack || p->tcp.syn || p->tcp.rst || !is_our_port(steer, p->tcp.dest))
+		return TC_ACT_UNSPEC;
+	if (hello_take(steer, &hello))
+		return decline(PH_REASON_DECLINED_FULL);
+	if (begin_collect(skb, p, hello) == BEGIN_COLLECTED)
+		action = begin_claim(skb, p, hello, &kept);
+	if (!kept)
+		hello_give_back(hello);
+	return action;
+}
+
+/* A client's packet at a flow that is COLLECTING or BINDING. Under its lock. */
+__separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
+{
+	struct ph_flow *flow = flow_at(slot);
+	struct ph_hello_store *store;
+	__u32 offset;
+
+	if (!p || !flow)
+		return TC_ACT_SHOT;
+	if (p->tcp.syn)			/* the request sock knows what to do with it */
+		return TC_ACT_UNSPEC;
+	store = hello_at(flow->hello - 1);
+	if (!store)
+		return TC_ACT_SHOT;
+	offset = bpf_ntohl(p->tcp.seq) - flow->client_isn - 1;
+	if (p->tcp.rst) {
+		if (offset > store->len)
+			return TC_ACT_SHOT;
+		flow_decline(flow, PH_REASON_CLIENT_RESET);
+		return TC_ACT_UNSPEC;
+	}
+	if (!p->tcp.ack || !p->payload || bpf_ntohl(p->tcp.ack_seq) != flow->gateway_isn + 1 ||
+	    offset > PH_HELLO_STREAM_BPF_MAX || p->tcp.fin)
+		return TC_ACT_SHOT;
+	if (flow->splice.state == PH_FLOW_BINDING)
+		return bind_from_client(skb, p, flow, slot, offset);
+	switch (collect(skb, p, flow->hello - 1, offset)) {
+	case COLLECT_OK:
+		return begin_continue(skb, p, flow, slot, begin_verdict(flow->hello - 1));
+	case COLLECT_DAMAGED:		/* and so may be what it overlapped */
+		store->piece_count = store->len = 0;
+		__builtin_memset(&store->walk, 0, sizeof(store->walk));
+		return TC_ACT_SHOT;
+	case COLLECT_PIECES:
+		flow_decline(flow, PH_REASON_DECLINED_PIECES);
+		return TC_ACT_UNSPEC;
+	default:
+		flow_decline(flow, PH_REASON_DECLINED_LONG);
+		return TC_ACT_UNSPEC;
+	}
+}
+
+#endif

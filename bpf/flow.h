@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * flow - the life of a flow: its slot, its lock, its timer, its end.
+ *
+ *   FREE        -> COLLECTING  a first packet of a hello was taken
+ *   COLLECTING  -> FREE        the hello is whole and not steer's
+ *               -> BINDING     it is, and an instance was picked
+ *               -> DECLINED    too many pieces, too slow, no instance
+ *   BINDING     -> SPLICED     an instance answered
+ *               -> DECLINED    none did
+ *   SPLICED     -> ENDED       FIN and its acknowledgement both ways, or RST
+ *               -> KILLED      idle for too long, instance removed, operator
+ *   ENDED       -> SPLICED     the reset was forged
+ *               -> KILLED      the client begins anew from the same port
+ *   ENDED, KILLED, DECLINED -> FREE   PH_FLOW_REST_MS later
+ *
+ * State, flags and the hello change only under the flow's lock, which is ours and not bpf_spin_lock, because helpers are
+ * called while it is held. Nothing here can be preempted by what else takes it: all run with softirqs off. Rewriting
+ * takes no lock (struct ph_splice says how).
+ */
+#ifndef PH_BPF_FLOW_H
+#define PH_BPF_FLOW_H
+
+#include "maps.h"
+
+#define NSEC_PER_MSEC 1000000ULL
+#define CLOCK_MONOTONIC 1
+#define FLOW_LOCK_SPINS 20000		/* some 100 us: longer than anything that is done under it */
+
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+
+static __always_inline void count(enum ph_reason reason)
+{
+	__u32 key = reason;
+	__u64 *counter = bpf_map_lookup_elem(&ph_reasons, &key);
+
+	if (counter)
+		++*counter;
+}
+
+static __always_inline struct ph_steer *steer_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&ph_steer, &zero);
+}
+
+static __always_inline struct ph_gateway *gateway_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&ph_gateway, &zero);
+}
+
+/* The lock. */
+
+struct flow_lock_run {
+	struct ph_flow *flow;
+	__u32 held;
+};
+
+static long flow_lock_step(__u32 index, void *arg)
+{
+	struct flow_lock_run *run = arg;
+
+	(void)index;
+	if (READ_ONCE(run->flow->lock) || __sync_val_compare_and_swap(&run->flow->lock, 0, 1))
+		return 0;
+	run->held = 1;
+	return 1;
+}
+
+/* Return: 1 when it is held. Not getting it is as good as a packet lost. */
+static __always_inline int flow_lock(struct ph_flow *flow)
+{
+	struct flow_lock_run run = { .flow = flow };
+
+	bpf_loop(FLOW_LOCK_SPINS, flow_lock_step, &run, 0);
+	return run.held;
+}
+
+static __always_inline void flow_unlock(struct ph_flow *flow)
+{
+	__sync_lock_test_and_set(&flow->lock, 0);
+}
+
+/* Slots. Never-used ones come first, in an order that tells nobody how many there were before. */
+
+static __always_inline __u32 slot_scatter(const struct ph_steer *steer, __u32 n)
+{
+	__u32 mask = steer->slots - 1;
+
+	n = (n ^ (__u32)steer->secret[2]) & mask;
+	n = (n * 0x9e3779b1) & mask;
+	n ^= n >> 9;
+	n = (n ^ (__u32)(steer->secret[2] >> 32)) & mask;
+	n = (n * 0x85ebca6b) & mask;
+	n ^= n >> 9;
+	return n & mask;
+}
+
+static __always_inline int slot_take(struct ph_steer *steer, __u32 *ret_slot)
+{
+	__u32 fresh;
+
+	if (READ_ONCE(steer->fresh) < steer->slots) {
+		fresh = __sync_fetch_and_add(&steer->fresh, 1);
+		if (fresh < steer->slots) {
+			*ret_slot = slot_scatter(steer, fresh);
+			return 0;
+		}
+	}
+	return bpf_map_pop_elem(&ph_free, ret_slot);
+}
+
+static __always_inline struct ph_flow *flow_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&ph_flows, &slot);
+}
+
+static __always_inline __be32 slot_address(const struct ph_steer *steer, __u32 slot)
+{
+	return bpf_htonl(steer->source + slot / PH_FLOW_PORTS);
+}
+
+static __always_inline __be16 slot_port(__u32 slot)
+{
+	return bpf_htons(PH_FLOW_PORTS + slot % PH_FLOW_PORTS);
+}
+
+/* The slot that sends from @address and @port, or one that is none. */
+static __always_inline __u32 slot_of(const struct ph_steer *steer, __be32 address, __be16 port)
+{
+	__u32 host = bpf_ntohl(address) - steer->source;
+
+	if (host >= PH_FLOWS_MAX / PH_FLOW_PORTS || bpf_ntohs(port) < PH_FLOW_PORTS)
+		return PH_FLOWS_MAX;
+	return host * PH_FLOW_PORTS + bpf_ntohs(port) - PH_FLOW_PORTS;
+}
+
+static __always_inline int key_equal(const struct ph_client_key *a, const struct ph_client_key *b)
+{
+	return a->client == b->client && a->gateway == b->gateway && a->client_port == b->client_port &&
+	       a->gateway_port == b->gateway_port;
+}
+
+/* Where hellos are kept meanwhile. */
+
+static __always_inline struct ph_hello_store *hello_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&ph_hellos, &slot);
+}
+
+static __always_inline int hello_take(struct ph_steer *steer, __u32 *ret_slot)
+{
+	__u32 fresh;
+
+	if (READ_ONCE(steer->fresh_hellos) < PH_HELLOS_MAX) {
+		fresh = __sync_fetch_and_add(&steer->fresh_hellos, 1);
+		if (fresh < PH_HELLOS_MAX) {
+			*ret_slot = fresh;
+			return 0;
+		}
+	}
+	return bpf_map_pop_elem(&ph_free_hellos, ret_slot);
+}
+
+static __always_inline void hello_give_back(__u32 slot)
+{
+	bpf_map_push_elem(&ph_free_hellos, &slot, 0);
+}
+
+static __always_inline void flow_drop_hello(struct ph_flow *flow)
+{
+	if (!flow->hello)
+		return;
+	hello_give_back(flow->hello - 1);
+	flow->hello = 0;
+}
+
+/* Events: a look at the clock when nobody listens. */
+static __always_inline void flow_event(struct ph_flow *flow, enum ph_event_kind kind, enum ph_reason reason)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct ph_steer *steer = steer_config();
+	struct ph_event *event;
+
+	if (!steer || now > steer->watch_until_ns)
+		return;
+	event = bpf_ringbuf_reserve(&ph_events, sizeof(*event), 0);
+	if (!event)
+		return;
+	event->now_ns = now;
+	event->begun_ns = flow->begun_ns;
+	event->kind = kind;
+	event->reason = reason;
+	event->slot = slot_of(steer, flow->splice.source, flow->splice.source_port);
+	event->generation = flow->splice.generation;
+	event->key = flow->splice.key;
+	event->cvm = flow->splice.cvm;
+	event->instance = flow->splice.instance;
+	event->bytes_from_client = flow->client.bytes;
+	event->bytes_from_cvm = flow->cvm.bytes;
+	event->packets_from_client = flow->client.packets;
+	event->packets_from_cvm = flow->cvm.packets;
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* What an instance carries. */
+
+static __always_inline void load_begin(const struct ph_ref *instance)
+{
+	__u32 slot = instance->slot;
+	struct ph_load *load = bpf_map_lookup_elem(&ph_loads, &slot);
+
+	if (!load)
+		return;
+	if (load->generation != instance->generation) {
+		__builtin_memset(load, 0, sizeof(*load));
+		load->generation = instance->generation;
+	}
+	__sync_fetch_and_add(&load->active, 1);
+	__sync_fetch_and_add(&load->begun, 1);
+}
+
+/* @sign is 1 at the end, and -1 when the end is taken back. */
+static __always_inline void load_end(const struct ph_flow *flow, int sign)
+{
+	__u32 slot = flow->splice.instance.slot;
+	struct ph_load *load = bpf_map_lookup_elem(&ph_loads, &slot);
+
+	if (!load || load->generation != flow->splice.instance.generation)
+		return;
+	__sync_fetch_and_add(&load->active, -sign);
+	__sync_fetch_and_add(&load->bytes_from_clients, sign * flow->client.bytes);
+	__sync_fetch_and_add(&load->bytes_from_cvms, sign * flow->cvm.bytes);
+	__sync_fetch_and_add(&load->packets_from_clients, sign * flow->client.packets);
+	__sync_fetch_and_add(&load->packets_from_cvms, sign * flow->cvm.packets);
+}
+
+/* All from here on: under the lock. */
+
+static __always_inline void flow_unkey(struct ph_flow *flow)
+{
+	struct ph_client_key key = flow->splice.key;
+
+	if (!(flow->splice.flags & PH_FLOW_KEYED))
+		return;
+	flow->splice.flags &= ~PH_FLOW_KEYED;
+	bpf_map_delete_elem(&ph_clients, &key);
+}
+
+static __always_inline void flow_free(struct ph_flow *flow, __u32 slot)
+{
+	flow_unkey(flow);
+	flow_drop_hello(flow);
+	WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
+	bpf_map_push_elem(&ph_free, &slot, 0);
+}
+
+static __always_inline void flow_rest(struct ph_flow *flow, enum ph_flow_state state, enum ph_reason reason)
+{
+	flow->ended_ns = bpf_ktime_get_ns();
+	flow->reason = reason;
+	WRITE_ONCE(flow->splice.state, state);
+	bpf_timer_start(&flow->timer, PH_FLOW_REST_MS * NSEC_PER_MSEC, 0);
+	count(reason);
+}
+
+/* COLLECTING or BINDING: the client's packets go to a worker from now on. */
+static __always_inline void flow_decline(struct ph_flow *flow, enum ph_reason reason)
+{
+	flow_drop_hello(flow);
+	flow_rest(flow, PH_FLOW_DECLINED, reason);
+	flow_event(flow, PH_EVENT_DECLINE, reason);
+}
+
+/* SPLICED: to ENDED or KILLED. */
+static __always_inline void flow_end(struct ph_flow *flow, enum ph_flow_state state, enum ph_reason reason)
+{
+	load_end(flow, 1);
+	flow_rest(flow, state, reason);
+	flow_event(flow, PH_EVENT_END, reason);
+}
+
+/* ENDED by a reset that was forged. */
+static __always_inline void flow_revive(struct ph_flow *flow)
+{
+	flow->splice.flags &= ~PH_FLOW_RESET;
+	WRITE_ONCE(flow->splice.state, PH_FLOW_SPLICED);
+	load_end(flow, -1);
+}
+
+static __always_inline __u64 flow_last_ns(const struct ph_flow *flow)
+{
+	__u64 client = READ_ONCE(flow->client.last_ns), cvm = READ_ONCE(flow->cvm.last_ns);
+
+	return client > cvm ? client : cvm;
+}
+
+static __always_inline int flow_reset_was_forged(const struct ph_flow *flow)
+{
+	__u64 last = flow->ended_by_cvm ? READ_ONCE(flow->cvm.last_ns) : READ_ONCE(flow->client.last_ns);
+
+	return flow->splice.flags & PH_FLOW_RESET && last > flow->ended_ns + PH_FLOW_REVIVE_MS * NSEC_PER_MSEC;
+}
+
+/* When the state's time is over. The timer may fire early, for a flow that had the slot before: then it is set anew. */
+static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struct ph_steer *steer)
+{
+	switch (flow->splice.state) {
+	case PH_FLOW_COLLECTING:
+		return flow->begun_ns + PH_COLLECT_TIMEOUT_MS * NSEC_PER_MSEC;
+	case PH_FLOW_BINDING:
+		return flow->begun_ns + (PH_COLLECT_TIMEOUT_MS + PH_BIND_TIMEOUT_MS) * NSEC_PER_MSEC;
+	case PH_FLOW_SPLICED:
+		return flow_last_ns(flow) + steer->idle_ns;
+	default:
+		return flow->ended_ns + PH_FLOW_REST_MS * NSEC_PER_MSEC;
+	}
+}
+
+static __always_inline void flow_expire(struct ph_flow *flow, __u32 slot, const struct ph_steer *steer)
+{
+	switch (flow->splice.state) {
+	case PH_FLOW_COLLECTING:
+		flow_decline(flow, PH_REASON_DECLINED_SLOW);
+		return;
+	case PH_FLOW_BINDING:
+		flow_decline(flow, PH_REASON_DECLINED_UNANSWERED);
+		return;
+	case PH_FLOW_SPLICED:
+		flow_end(flow, PH_FLOW_KILLED, PH_REASON_IDLE);
+		return;
+	case PH_FLOW_ENDED:
+		if (flow_reset_was_forged(flow)) {
+			flow_revive(flow);
+			bpf_timer_start(&flow->timer, steer->idle_ns, 0);
+			return;
+		}
+		flow_free(flow, slot);
+		return;
+	default:
+		flow_free(flow, slot);
+	}
+}
+
+static int flow_timer(void *map, __u32 *slot, struct ph_flow *flow)
+{
+	struct ph_steer *steer = steer_config();
+	__u64 now = bpf_ktime_get_ns(), due;
+
+	if (!steer)
+		return 0;
+	if (!flow_lock(flow)) {
+		bpf_timer_start(&flow->timer, NSEC_PER_MSEC, 0);
+		return 0;
+	}
+	if (flow->splice.state != PH_FLOW_FREE) {
+		due = flow_due_ns(flow, steer);
+		if (now < due)
+			bpf_timer_start(&flow->timer, due - now, 0);
+		else
+			flow_expire(flow, *slot, steer);
+	}
+	flow_unlock(flow);
+	return 0;
+}
+
+/* Return: 0 or -1. -EBUSY of bpf_timer_init() is a timer that the slot has from its last use. */
+static __always_inline int flow_arm(struct ph_flow *flow, __u64 in_ns)
+{
+	bpf_timer_init(&flow->timer, &ph_flows, CLOCK_MONOTONIC);
+	if (bpf_timer_set_callback(&flow->timer, flow_timer))
+		return -1;
+	return bpf_timer_start(&flow->timer, in_ns, 0) ? -1 : 0;
+}
+
+enum flow_new {
+	FLOW_NEW,			/* it is the caller's, locked, COLLECTING */
+	FLOW_NEW_EXISTS,		/* somebody else was first */
+	FLOW_NEW_FULL,
+	FLOW_NEW_NO_TIMER,
+};
+
+/* The insertion of the key is the claim: of two packets of a client's on two CPUs one gets the flow. */
+static __always_inline enum flow_new flow_new(struct ph_steer *steer, const struct ph_client_key *key, __u32 *ret_slot)
+{
+	enum flow_new result = FLOW_NEW_FULL;
+	struct ph_flow *flow;
+	struct ph_ref ref;
+	long err;
+
+	if (slot_take(steer, &ref.slot))
+		return FLOW_NEW_FULL;
+	flow = flow_at(ref.slot);
+	if (!flow)
+		return FLOW_NEW_FULL;
+	if (!flow_lock(flow)) {
+		bpf_map_push_elem(&ph_free, &ref.slot, 0);
+		return FLOW_NEW_FULL;
+	}
+	ref.generation = flow->splice.generation + 1;
+	if (!ref.generation)
+		ref.generation = 1;
+	WRITE_ONCE(flow->splice.generation, ref.generation);
+	barrier();
+	flow->splice.key = *key;
+	flow->splice.flags = 0;
+	flow->splice.source = slot_address(steer, ref.slot);
+	flow->splice.source_port = slot_port(ref.slot);
+	flow->splice.cvm = 0;
+	flow->splice.instance = (struct ph_ref){ 0 };
+	__builtin_memset(&flow->client, 0, sizeof(flow->client));
+	__builtin_memset(&flow->cvm, 0, sizeof(flow->cvm));
+	flow->begun_ns = bpf_ktime_get_ns();
+	flow->ended_ns = 0;
+	flow->reason = 0;
+	flow->ended_by_cvm = 0;
+	if (flow_arm(flow, PH_COLLECT_TIMEOUT_MS * NSEC_PER_MSEC)) {
+		result = FLOW_NEW_NO_TIMER;
+		goto undo;
+	}
+	err = bpf_map_update_elem(&ph_clients, key, &ref, BPF_NOEXIST);
+	if (!err) {
+		flow->splice.flags = PH_FLOW_KEYED;
+		WRITE_ONCE(flow->splice.state, PH_FLOW_COLLECTING);
+		*ret_slot = ref.slot;
+		return FLOW_NEW;
+	}
+	if (err == -17)			/* EEXIST */
+		result = FLOW_NEW_EXISTS;
+undo:
+	bpf_map_push_elem(&ph_free, &ref.slot, 0);
+	flow_unlock(flow);
+	return result;
+}
+
+static __always_inline struct ph_flow *flow_find(const struct ph_client_key *key, __u32 *ret_slot)
+{
+	struct ph_ref *ref = bpf_map_lookup_elem(&ph_clients, key);
+	struct ph_flow *flow;
+	__u32 generation;
+
+	if (!ref)
+		return NULL;
+	generation = ref->generation;
+	*ret_slot = ref->slot;
+	flow = flow_at(*ret_slot);
+	if (!flow || READ_ONCE(flow->splice.generation) != generation || !key_equal(&flow->splice.key, key))
+		return NULL;
+	return flow;
+}
+
+/* A copy of what rewriting needs. Return: 0, or -1 when the flow is not in a state for it. */
+static __always_inline int flow_snapshot(const struct ph_flow *flow, struct ph_splice *ret_splice)
+{
+	__u32 generation = READ_ONCE(flow->splice.generation);
+
+	barrier();
+	*ret_splice = flow->splice;
+	barrier();
+	if (READ_ONCE(flow->splice.generation) != generation || ret_splice->generation != generation)
+		return -1;
+	return ret_splice->state == PH_FLOW_SPLICED || ret_splice->state == PH_FLOW_ENDED ? 0 : -1;
+}
+
+#endif

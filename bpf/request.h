@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * request - what the kernel's listener agreed with a client, read from its request sock.
+ *
+ * The kernel did the client's handshake; with TCP_DEFER_ACCEPT a request sock is all it keeps until data comes. So no
+ * SYN need ever be watched. The fields are there from Linux 6.1 on; CO-RE finds their places.
+ */
+#ifndef PH_BPF_REQUEST_H
+#define PH_BPF_REQUEST_H
+
+#include <bpf/bpf_core_read.h>
+
+#include "packet.h"
+
+enum request_result {
+	REQUEST_OK,
+	REQUEST_NONE,			/* no connection in this state: not steer's */
+	REQUEST_COOKIE,			/* data for the listener itself */
+	REQUEST_ODD,			/* one with options that steer does not know */
+};
+
+static __always_inline enum request_result request_fields(const struct tcp_request_sock *rq, struct ph_hello_store *r)
+{
+	struct sock *listener = BPF_CORE_READ(rq, req.req.__req_common.skc_listener);
+
+	r->client_isn = BPF_CORE_READ(rq, rcv_isn);
+	r->gateway_isn = BPF_CORE_READ(rq, snt_isn);
+	r->time_offset = BPF_CORE_READ(rq, ts_off);
+	r->mss = BPF_CORE_READ(rq, req.req.mss);
+	r->client_scale = BPF_CORE_READ_BITFIELD_PROBED(rq, req.snd_wscale);
+	r->gateway_scale = BPF_CORE_READ_BITFIELD_PROBED(rq, req.rcv_wscale);
+	r->flags = 0;
+	if (BPF_CORE_READ_BITFIELD_PROBED(rq, req.tstamp_ok))
+		r->flags |= PH_FLOW_TIMESTAMPS;
+	if (BPF_CORE_READ_BITFIELD_PROBED(rq, req.sack_ok))
+		r->flags |= PH_FLOW_SACK;
+	if (BPF_CORE_READ_BITFIELD_PROBED(rq, req.wscale_ok))
+		r->flags |= PH_FLOW_SCALING;
+	if (BPF_CORE_READ_BITFIELD_PROBED(rq, req.ecn_ok))
+		r->flags |= PH_FLOW_ECN;
+	r->queue_fills = 0;
+	if (listener)
+		r->queue_fills = BPF_CORE_READ(listener, sk_ack_backlog) / 3 >=
+				 BPF_CORE_READ(listener, sk_max_ack_backlog) / 4;
+	if (BPF_CORE_READ(rq, is_mptcp))
+		return REQUEST_ODD;
+	if (bpf_core_field_exists(rq->accecn_ok) && BPF_CORE_READ(rq, accecn_ok))
+		return REQUEST_ODD;
+	if (bpf_core_field_exists(rq->req_usec_ts) && BPF_CORE_READ(rq, req_usec_ts))
+		return REQUEST_ODD;
+	if (!(r->flags & PH_FLOW_SCALING))
+		r->client_scale = r->gateway_scale = 0;
+	return REQUEST_OK;
+}
+
+/* What they agreed on, into @store. */
+static __always_inline enum request_result request_find(struct __sk_buff *skb, const struct packet *p,
+							struct ph_hello_store *store)
+{
+	struct bpf_sock_tuple tuple = {
+		.ipv4 = { .saddr = p->ip.saddr, .daddr = p->ip.daddr, .sport = p->tcp.source, .dport = p->tcp.dest },
+	};
+	enum request_result result = REQUEST_NONE;
+	struct tcp_request_sock *rq;
+	struct bpf_sock *sock;
+
+	sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!sock)
+		return REQUEST_NONE;
+	if (sock->state == BPF_TCP_LISTEN)
+		result = REQUEST_COOKIE;
+	if (sock->state == BPF_TCP_NEW_SYN_RECV) {
+		rq = bpf_skc_to_tcp_request_sock(sock);
+		if (rq)
+			result = request_fields(rq, store);
+	}
+	bpf_sk_release(sock);
+	return result;
+}
+
+#endif

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * steer - passthrough connections between NIC and tunnel, without a socket.
+ *
+ * The kernel's listener does the client's handshake and, deferring accept, keeps only a request sock. From the first
+ * data packet on the connection is steer's, if it is certain that it wants it: the ClientHello is collected, an
+ * instance picked, and a SYN with the client's own options sent there; its SYN-ACK turned round into ACK + hello; and
+ * then packets are rewritten both ways. Whatever it is not certain of, it leaves to the stack, and so to a worker.
+ *
+ * steer_nic sees what clients send, steer_tunnel what CVMs send, both at tc ingress. flow.h has the states.
+ */
+#include "vmlinux.h"
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "packet.h"
+#include "sum.h"
+
+#include "begin.h"
+#include "bind.h"
+#include "emit.h"
+#include "flow.h"
+#include "icmp.h"
+#include "route.h"
+#include "splice.h"
+
+#define TLS_HANDSHAKE 22
+
+/* The client's packets are the stack's again, and the port may be used anew. */
+static __always_inline int client_release(struct ph_flow *flow)
+{
+	flow_unkey(flow);
+	if (flow->splice.state == PH_FLOW_ENDED)
+		WRITE_ONCE(flow->splice.state, PH_FLOW_KILLED);
+	return TC_ACT_UNSPEC;
+}
+
+/* The request sock is done with: an in-window RST frees it silently. */
+static __always_inline int client_free_request(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s)
+		return TC_ACT_SHOT;
+	emit_headers(s, p->ip.saddr, p->ip.daddr, p->tcp.source, p->tcp.dest);
+	emit_numbers(s, flow->client_isn + 1, 0, TCP_HLEN, EMIT_RST, 0);
+	bpf_skb_change_tail(skb, skb->len + 1, 0);
+	return emit(skb, p->l2, s, TCP_HLEN, 0, 0) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+/* The instance was removed: its flows end at the next packet at the latest. */
+static __always_inline void splice_kill(struct ph_flow *flow, __u32 generation, enum ph_reason reason)
+{
+	if (!flow_lock(flow))
+		return;
+	if (flow->splice.generation == generation && flow->splice.state == PH_FLOW_SPLICED)
+		flow_end(flow, PH_FLOW_KILLED, reason);
+	flow_unlock(flow);
+}
+
+/* Does the client's next packet have to free the request sock? One packet gets a yes. */
+static __always_inline int client_owes_reset(struct ph_flow *flow, const struct ph_splice *splice)
+{
+	int owes = 0;
+
+	if (!(splice->flags & PH_FLOW_REQUEST) || !flow_lock(flow))
+		return 0;
+	if (flow->splice.generation == splice->generation && flow->splice.flags & PH_FLOW_REQUEST) {
+		flow->splice.flags &= ~PH_FLOW_REQUEST;
+		owes = 1;
+	}
+	flow_unlock(flow);
+	return owes;
+}
+
+/* Answers with a reset on behalf of a connection that is no more. */
+static __always_inline int client_reset(struct __sk_buff *skb, struct packet *p)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s || emit_reset_reply(skb, p, s))
+		return TC_ACT_SHOT;
+	return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
+}
+
+#define NOT_SPLICED (-3)		/* look at the flow under its lock */
+
+/* A packet of a client that has a flow, which is spliced, else NOT_SPLICED. */
+__separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
+{
+	struct ph_steer *steer = steer_config();
+	struct ph_flow *flow = flow_at(slot);
+	struct scratch *s = scratch_get();
+	struct splice_change change;
+	struct ph_client_key key;
+	struct ph_splice splice;
+	enum splice_news news;
+	__u32 limit;
+
+	if (!p || !flow || !steer || !s)
+		return TC_ACT_SHOT;
+	key = client_key(p);
+	if (flow_snapshot(flow, &splice) || !key_equal(&splice.key, &key) ||
+	    (splice.state == PH_FLOW_ENDED && p->tcp.syn))
+		return NOT_SPLICED;
+	if (splice.state == PH_FLOW_SPLICED && instance_is_gone(&splice.instance)) {
+		splice_kill(flow, splice.generation, PH_REASON_INSTANCE_REMOVED);
+		return client_reset(skb, p);
+	}
+	if (p->tcp.syn && bpf_ntohl(p->tcp.seq) == flow->client_isn)
+		return TC_ACT_SHOT;	/* its own, late */
+	if (p->ip.ttl <= 1) {
+		count(PH_REASON_DROPPED_TTL);
+		return TC_ACT_SHOT;
+	}
+	limit = splice.cvm_mtu < steer->tunnel_mtu ? splice.cvm_mtu : steer->tunnel_mtu;
+	if (packet_wire_len(p) > limit) {
+		count(PH_REASON_TOO_BIG);
+		if (icmp_answer(skb, p, s, p->ip.daddr, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, limit))
+			return TC_ACT_SHOT;
+		return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
+	}
+	news = splice_watch(p, &flow->client, &flow->cvm, bpf_ntohl(p->tcp.seq), bpf_ntohl(p->tcp.ack_seq),
+			    splice.client_scale);
+	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
+		splice_end(flow, splice.generation, news, 0);
+	change = splice_towards_cvm(&splice);
+	if (splice_rewrite(skb, p, &change)) {
+		count(PH_REASON_DROPPED_MALFORMED);
+		return TC_ACT_SHOT;
+	}
+	if (client_owes_reset(flow, &splice)) {
+		copy_to_tunnel(skb, flow->mac);
+		return client_free_request(skb, p, flow);
+	}
+	return to_tunnel(skb);
+}
+
+/* A packet of a client at a flow that is not spliced, or not any more. */
+__separate int client_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
+{
+	struct ph_flow *flow = flow_at(slot);
+	int action = TC_ACT_UNSPEC;
+	struct ph_client_key key;
+
+	if (!p || !flow || !flow_lock(flow))
+		return TC_ACT_SHOT;
+	key = client_key(p);
+	if (key_equal(&flow->splice.key, &key)) {
+		switch (flow->splice.state) {
+		case PH_FLOW_COLLECTING:
+		case PH_FLOW_BINDING:
+			action = begin_more(skb, p, slot);
+			break;
+		case PH_FLOW_SPLICED:	/* since a moment ago; the ends repair the loss */
+			action = TC_ACT_SHOT;
+			break;
+		case PH_FLOW_DECLINED:
+		case PH_FLOW_ENDED:
+		case PH_FLOW_KILLED:
+			if (p->tcp.syn)
+				client_release(flow);
+			else if (flow->splice.state == PH_FLOW_KILLED)
+				action = client_reset(skb, p);
+			break;
+		}
+	}
+	flow_unlock(flow);
+	return action;
+}
+
+/* An ICMP error from somewhere between here and a client, about what a CVM sent it. */
+__separate int client_icmp(struct __sk_buff *skb, struct packet *p)
+{
+	struct ph_client_key key;
+	struct ph_splice splice;
+	struct icmp_error e;
+	struct ph_flow *flow;
+	__u32 slot;
+
+	if (!p || icmp_read(skb, p, &e))
+		return TC_ACT_UNSPEC;
+	key = (struct ph_client_key){ e.quoted.daddr, e.quoted.saddr, e.to_port, e.from_port };
+	flow = flow_find(&key, &slot);
+	if (!flow || flow_snapshot(flow, &splice) || !key_equal(&splice.key, &key))
+		return TC_ACT_UNSPEC;
+	if (p->ip.ttl <= 1 || icmp_rewrite(skb, p, &e, splice.source, splice.cvm, splice.cvm, splice.source,
+					   splice.cvm_port, splice.source_port, -splice.seq_to_client))
+		return TC_ACT_SHOT;
+	count(PH_REASON_ICMP_PASSED);
+	return to_tunnel(skb);
+}
+
+/* A hello over IPv6 is relayed; it is told here so that somebody who wonders why sees it. */
+__separate int client_ipv6(struct __sk_buff *skb)
+{
+	const struct ph_steer *steer = steer_config();
+	struct ipv6hdr ip;
+	struct tcphdr tcp;
+	__u8 first[6];
+
+	if (!steer || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_TCP ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), &tcp, TCP_HLEN) || !is_our_port(steer, tcp.dest) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4, first, sizeof(first)))
+		return TC_ACT_UNSPEC;
+	if (first[0] == TLS_HANDSHAKE && first[1] == 3 && first[5] == 1)
+		count(PH_REASON_DECLINED_IPV6);
+	return TC_ACT_UNSPEC;
+}
+
+/* A fragment, or a packet with IP options, of a flow: the stack would answer it with a reset. */
+static __always_inline int drop_if_ours(struct ph_flow *flow, enum ph_reason reason)
+{
+	struct ph_splice splice;
+
+	if (!flow || flow_snapshot(flow, &splice))
+		return TC_ACT_UNSPEC;
+	count(reason);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline struct ph_flow *client_flow(const struct packet *p, __u32 *ret_slot)
+{
+	struct ph_client_key key = client_key(p);
+
+	return flow_find(&key, ret_slot);
+}
+
+SEC("tc")
+int steer_nic(struct __sk_buff *skb)
+{
+	struct ph_steer *steer = steer_config();
+	struct scratch *s = scratch_get();
+	enum packet_kind kind;
+	struct ph_flow *flow;
+	struct packet *p;
+	int action;
+	__u32 slot;
+
+	if (!s || !steer || !(steer->flags & PH_STEER_ON))
+		return TC_ACT_UNSPEC;
+	p = &s->packet;
+	kind = packet_read(skb, ETH_HLEN, p);
+	if (kind == PACKET_ICMP)
+		return client_icmp(skb, p);
+	if (kind == PACKET_IPV6)
+		return client_ipv6(skb);
+	if (kind == PACKET_OTHER)
+		return TC_ACT_UNSPEC;
+	flow = client_flow(p, &slot);
+	if (kind == PACKET_TCP_OPTIONS)
+		return drop_if_ours(flow, PH_REASON_DROPPED_IP_OPTIONS);
+	if (kind == PACKET_TCP_FRAGMENT)
+		return drop_if_ours(flow, PH_REASON_DROPPED_FRAGMENT);
+	if (!flow) {
+		action = begin(skb, p);
+		if (action != BEGIN_AGAIN)
+			return action;
+		flow = client_flow(p, &slot);
+		if (!flow)
+			return TC_ACT_SHOT;
+	}
+	action = client_splice(skb, p, slot);
+	return action == NOT_SPLICED ? client_state(skb, p, slot) : action;
+}
+
+/* Belongs to nothing any more, or never did: told so, whoever sends it. */
+static __always_inline int cvm_stray(struct __sk_buff *skb, struct packet *p)
+{
+	struct scratch *s = scratch_get();
+
+	count(PH_REASON_STRAY);
+	if (!s || emit_reset_reply(skb, p, s))
+		return TC_ACT_SHOT;
+	return to_tunnel(skb);
+}
+
+/* Is this flow's CVM the one that sends from @cvm and @port? */
+static __always_inline int flow_is_of(const struct ph_splice *splice, __be32 cvm, __be16 port)
+{
+	return splice->cvm == cvm && splice->cvm_port == port;
+}
+
+/* A CVM's packet at a flow that is spliced, else NOT_SPLICED. */
+__separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
+{
+	struct ph_flow *flow = flow_at(slot);
+	struct scratch *s = scratch_get();
+	struct splice_change change;
+	struct ph_splice splice;
+	enum splice_news news;
+	__u32 wire, mtu;
+
+	if (!p || !flow || !s)
+		return TC_ACT_SHOT;
+	if (flow_snapshot(flow, &splice) || !flow_is_of(&splice, p->ip.saddr, p->tcp.source))
+		return NOT_SPLICED;
+	if (splice.state == PH_FLOW_SPLICED && instance_is_gone(&splice.instance)) {
+		splice_kill(flow, splice.generation, PH_REASON_INSTANCE_REMOVED);
+		return cvm_stray(skb, p);
+	}
+	if (p->tcp.syn)			/* a repeated SYN-ACK: the client's packets answer it */
+		return TC_ACT_SHOT;
+	if (p->ip.ttl <= 1) {
+		count(PH_REASON_DROPPED_TTL);
+		return TC_ACT_SHOT;
+	}
+	wire = mtu = packet_wire_len(p);
+	if (bpf_check_mtu(skb, splice.nic, &mtu, 0, 0) < 0)
+		return TC_ACT_SHOT;
+	if (wire > mtu) {
+		count(PH_REASON_TOO_BIG);
+		if (icmp_answer(skb, p, s, splice.source, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, mtu))
+			return TC_ACT_SHOT;
+		return to_tunnel(skb);
+	}
+	news = splice_watch(p, &flow->cvm, &flow->client, bpf_ntohl(p->tcp.seq) + splice.seq_to_client,
+			    bpf_ntohl(p->tcp.ack_seq) - splice.seq_to_cvm, splice.cvm_scale);
+	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
+		splice_end(flow, splice.generation, news, 1);
+	change = splice_towards_client(&splice);
+	if (splice_rewrite(skb, p, &change)) {
+		count(PH_REASON_DROPPED_MALFORMED);
+		return TC_ACT_SHOT;
+	}
+	return to_client(skb, splice.nic);
+}
+
+/* A CVM's packet at a flow that is not spliced, or is another's. */
+__separate int cvm_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
+{
+	struct ph_flow *flow = flow_at(slot);
+	int action = TC_ACT_SHOT, stray = 0;
+
+	if (!p || !flow || !flow_lock(flow))
+		return TC_ACT_SHOT;
+	if (!flow_is_of(&flow->splice, p->ip.saddr, p->tcp.source))
+		stray = 1;
+	else if (flow->splice.state == PH_FLOW_BINDING)
+		action = bind_from_cvm(skb, p, slot);
+	else				/* SPLICED a moment ago: the ends repair the loss */
+		stray = flow->splice.state != PH_FLOW_SPLICED;
+	flow_unlock(flow);
+	return stray ? cvm_stray(skb, p) : action;
+}
+
+/* An ICMP error from a CVM or from behind it, about what a client sent; NOT_SPLICED if about something else. */
+__separate int cvm_icmp(struct __sk_buff *skb, struct packet *p)
+{
+	struct ph_steer *steer = steer_config();
+	struct ph_splice splice;
+	struct icmp_error e;
+	struct ph_flow *flow;
+
+	if (!p || !steer || icmp_read(skb, p, &e))
+		return TC_ACT_UNSPEC;
+	flow = flow_at(slot_of(steer, e.quoted.saddr, e.from_port));
+	if (!flow)
+		return TC_ACT_UNSPEC;
+	if (flow_snapshot(flow, &splice) || !flow_is_of(&splice, e.quoted.daddr, e.to_port))
+		return NOT_SPLICED;
+	if (p->ip.ttl <= 1 ||
+	    icmp_rewrite(skb, p, &e, splice.key.gateway, splice.key.client, splice.key.client, splice.key.gateway,
+			 splice.key.client_port, splice.key.gateway_port, -splice.seq_to_cvm))
+		return TC_ACT_SHOT;
+	count(PH_REASON_ICMP_PASSED);
+	return to_client(skb, splice.nic);
+}
+
+/* The same about a SYN of ours: the next instance's turn. */
+__separate int cvm_unreachable(struct __sk_buff *skb, struct packet *p)
+{
+	struct ph_steer *steer = steer_config();
+	int action = TC_ACT_SHOT;
+	struct icmp_error e;
+	struct ph_flow *flow;
+	__u32 slot;
+
+	if (!p || !steer || icmp_read(skb, p, &e))
+		return TC_ACT_SHOT;
+	slot = slot_of(steer, e.quoted.saddr, e.from_port);
+	flow = flow_at(slot);
+	if (!flow || !flow_lock(flow))
+		return TC_ACT_SHOT;
+	if (flow->splice.state == PH_FLOW_BINDING && flow_is_of(&flow->splice, e.quoted.daddr, e.to_port) &&
+	    bpf_ntohl(e.seq) == flow->client_isn + flow->splice.seq_to_cvm && e.icmp.type == ICMP_DEST_UNREACH &&
+	    e.icmp.code != ICMP_FRAG_NEEDED) {
+		count(PH_REASON_CVM_UNREACHABLE);
+		action = bind_next_or_drop(skb, p->l2, flow, slot);
+	}
+	flow_unlock(flow);
+	return action;
+}
+
+SEC("tc")
+int steer_tunnel(struct __sk_buff *skb)
+{
+	struct ph_steer *steer = steer_config();
+	struct scratch *s = scratch_get();
+	enum packet_kind kind;
+	struct ph_flow *flow;
+	struct packet *p;
+	__u32 slot;
+	int action;
+
+	if (!s || !steer || !steer->slots)
+		return TC_ACT_UNSPEC;
+	p = &s->packet;
+	kind = packet_read(skb, tunnel_header(), p);
+	if (kind == PACKET_ICMP) {
+		action = cvm_icmp(skb, p);
+		return action == NOT_SPLICED ? cvm_unreachable(skb, p) : action;
+	}
+	if (kind == PACKET_OTHER || kind == PACKET_IPV6)
+		return TC_ACT_UNSPEC;
+	slot = slot_of(steer, p->ip.daddr, p->tcp.dest);
+	flow = flow_at(slot);
+	if (!flow)
+		return TC_ACT_UNSPEC;
+	if (kind == PACKET_TCP_OPTIONS)
+		return drop_if_ours(flow, PH_REASON_DROPPED_IP_OPTIONS);
+	if (kind == PACKET_TCP_FRAGMENT)
+		return drop_if_ours(flow, PH_REASON_DROPPED_FRAGMENT);
+	action = cvm_splice(skb, p, slot);
+	return action == NOT_SPLICED ? cvm_state(skb, p, slot) : action;
+}
+
+char LICENSE[] SEC("license") = "GPL";
