@@ -248,6 +248,8 @@ int ph_link_set_address(struct ph_link *link, uint32_t ifindex, struct in_addr a
 	};
 	int err;
 
+	if (prefix_len > 32)
+		return -EINVAL;
 	/*
 	 * Others first, looking again after each: removing one may take its secondaries along, the wanted one among
 	 * them (promote_secondaries is off by default).
