@@ -38,7 +38,7 @@ enum ph_hello_verdict {
 	PH_HELLO_TOO_LONG,		/* message over PH_HELLO_MAX, or stream over PH_HELLO_STREAM_MAX */
 };
 
-#define PH_HELLO_NUMBER_SIZE 4		/* bytes of the longest number */
+#define PH_HELLO_NUMBER_SIZE 4		/* bytes of the longest number, the first one included */
 #ifdef __bpf__
 #define PH_HELLO_LOOK_MAX PH_HELLO_STREAM_BPF_MAX
 #else
@@ -73,8 +73,8 @@ struct ph_hello {
 	__u32 pos;			/* bytes of the message that are consumed */
 	__u32 skip;			/* bytes before the field that are of no interest */
 	__u32 field;			/* enum ph_hello_field */
-	__u32 more;			/* bytes of a number after the next one */
-	__u32 number;			/* what was read of it */
+	__u32 number;			/* what was read of a number */
+	__u32 filled;			/* its bytes, of PH_HELLO_NUMBER_SIZE: a narrower one begins with zeros */
 	__u32 message_end;
 	__u32 server_name_end;		/* of that extension; not 0 once there was one */
 	__u32 name_end;
@@ -95,8 +95,8 @@ static inline enum ph_hello_verdict ph_hello_expect(struct ph_hello *hello, enum
 	if (hello->pos + hello->skip + width > end)
 		return PH_HELLO_MALFORMED;
 	hello->field = field;
-	hello->more = width - 1;
 	hello->number = 0;
+	hello->filled = PH_HELLO_NUMBER_SIZE - width;
 	return PH_HELLO_MORE;
 }
 
@@ -228,9 +228,8 @@ static inline enum ph_hello_verdict ph_hello_take(struct ph_hello *hello, const 
 		if (hello->field == PH_HELLO_NAME)
 			return ph_hello_character(hello, byte);
 		hello->number = hello->number << 8 | byte;
-		if (!hello->more)
+		if (++hello->filled == PH_HELLO_NUMBER_SIZE)
 			return ph_hello_number(hello);
-		hello->more--;
 	}
 	return PH_HELLO_MORE;
 }
