@@ -58,6 +58,7 @@
 #define PH_TLS_BYTES PH_RECORD_MAX	/* held for one direction of a standard connection while its reader is slow */
 #define PH_TCP_PROBE_AFTER_S 60		/* silence after which TCP keepalives ask whether the peer is there */
 #define PH_TCP_PROBE_EVERY_S 20		/* ... and how often; gone after nine */
+#define PH_TICKET_SECRET_LEN 80		/* bytes behind session tickets: name, HMAC key, AES key */
 #define PH_PEM_MAX 1048576		/* bytes of a certificate or key file */
 
 #endif
