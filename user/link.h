@@ -39,7 +39,10 @@ int ph_link_create_wireguard(struct ph_link *link, const char *interface);
 /* Return: 0, -ENODEV, -EADDRINUSE when a WireGuard device's UDP port is another socket's, or -errno. */
 int ph_link_set_up(struct ph_link *link, uint32_t ifindex, uint32_t mtu);
 
-/* Return: 0, -ENODEV, or -errno. */
+/*
+ * Deleting a WireGuard device with peers in it takes an RCU grace period for each, some 20 ms, and this call waits; the
+ * name is free at once. Removing the peers before is much faster. Return: 0, -ENODEV, or -errno.
+ */
 int ph_link_delete(struct ph_link *link, uint32_t ifindex);
 
 /*

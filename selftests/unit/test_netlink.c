@@ -145,8 +145,8 @@ int main(void)
 		ktap_skip("netlink", "needs root, for a network namespace");
 		return ktap_end();
 	}
-	if (shell_run(out, sizeof(out), "ip link set lo up; ip addr flush dev lo; seq 0 %d | awk '{ print \"addr add 10.0.\""
-		      " int($1 / 256) \".\" $1 %% 256 \"/16 dev lo\" }' | ip -batch -", ADDRESSES - 1)) {
+	if (shell_run(out, sizeof(out), "ip link set lo up; ip addr flush dev lo; seq 0 %d | awk '{ print \"addr add"
+		      " 10.0.\" int($1 / 256) \".\" $1 %% 256 \"/16 dev lo\" }' | ip -batch -", ADDRESSES - 1)) {
 		ktap_ok(0, "cannot set the stage: %s", out);
 		return ktap_end();
 	}
