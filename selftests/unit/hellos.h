@@ -214,6 +214,11 @@ static inline int hello_read(struct hello_bytes *out, const char *name)
 	return 0;
 }
 
+/* By enum ph_hello_verdict. */
+static const char *const hello_words[] = { "more", "ok", "not-tls", "no-sni", "malformed", "ambiguous", "too-long" };
+
+#define HELLO_WORD_COUNT (sizeof(hello_words) / sizeof(hello_words[0]))
+
 struct hello_row {
 	const char *name;
 	const char *text;		/* in the notation, or "@file" in selftests/hellos */

@@ -78,7 +78,9 @@ static void test_row(const struct hello_row *row)
 		return;
 	}
 	walk(&state, &hello);
-	ktap_ok(state.verdict == row->verdict, "%s: verdict %d (%u)", row->name, row->verdict, state.verdict);
+	ktap_ok(state.verdict == row->verdict, "%s: %s", row->name, hello_words[row->verdict]);
+	if (state.verdict != row->verdict)
+		printf("# said %s at %u of %u\n", hello_words[state.verdict], state.at, hello.len);
 	if (row->verdict == PH_HELLO_OK)
 		ktap_ok(state.name_len == server_len && !memcmp(state.name, row->server, server_len) &&
 			!state.name[server_len], "%s: names %.32s", row->name, row->server);
@@ -116,8 +118,8 @@ static void test_whole(const struct hello_row *row)
 			hello_set_length(other.bytes + length->at, length->width, value + error);
 			verdict = walk(&state, &other);
 			if (verdict != PH_HELLO_MALFORMED && verdict != PH_HELLO_AMBIGUOUS) {
-				printf("# length of %u bytes at %u, %u%+d: verdict %d\n", length->width, length->at, value,
-				       error, verdict);
+				printf("# length of %u bytes at %u, %u%+d: %s\n", length->width, length->at, value,
+				       error, hello_words[verdict]);
 				wrong++;
 			}
 		}
