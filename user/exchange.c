@@ -104,6 +104,7 @@ static enum ph_reason read_client(struct ph_exchange *exchange, struct ph_end *c
 		used += len;
 	}
 	if (used) {
+		exchange->read_waits_to_write = false;
 		means->stats->bytes_from_clients += used;
 		reason = send_to_cvm(cvm, means->scratch, used, &sent);
 		if (reason != GOING_ON)
