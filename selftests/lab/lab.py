@@ -58,45 +58,53 @@ class Cvm:
                        f"link set {name}t master br1 up\n"))
         self.ns.ip(f"link set e0 up\naddr add 198.51.100.{10 + number}/24 dev e0\nroute add default via 198.51.100.1\n")
         self.key = wg("genkey")
-        self.conf = lab.directory / name / "wg0.conf"
-        self.conf.parent.mkdir()
+        self.conf = Path(f"/etc/wireguard/{name}.conf")         # the lab's own, not the machine's
 
-    @property
-    def public_key(self):
-        return wg("pubkey", self.key)
-
-    def register(self):
-        """`cvm add`, and what it prints taken as it is."""
-        self.configure(self.lab.ctl("cvm", "add", self.app, self.name, self.public_key).stdout)
-
-    def configure(self, printed):
+    def register(self, generate_key=False):
+        """`cvm add`; what it prints is what the CVM gets."""
+        if generate_key:
+            key = ["--generate-key"]
+        else:
+            key = ["--public-key", wg("pubkey", self.key)]
+            self.conf.with_suffix(".key").write_text(self.key + "\n")
+        printed = self.lab.ctl("cvm", "add", "--app", self.app, "--instance", self.name, *key).stdout
+        self.address = re.search(r"^Address = ([0-9.]+)/32$|the address ([0-9.]+)\.$", printed, re.M)
+        self.address = self.address[1] or self.address[2]
         self.conf.write_text(printed)
         self.conf.chmod(0o600)
-        self.address = re.search(r"^Address *= *([0-9.]+)/32", printed, re.M)[1]
 
     def up(self):
         """Brings the tunnel up in the CVM."""
         if self.lab.wireguard:
-            done = self.ns.run(["wg-quick", "up", self.conf])
-            if done.returncode:
-                raise RuntimeError(f"{self.name}: wg-quick: {done.stderr}")
+            self.quick("up")
         else:
             self.ns.ip(f"link set t0 up\naddr add {self.address}/32 dev t0\nroute add 10.0.0.0/24 dev t0\n")
 
     def down(self):
-        if self.lab.wireguard:
-            self.ns.run(["wg-quick", "down", self.conf])
-        else:
+        if not self.lab.wireguard:
             self.ns.ip("addr flush dev t0\nlink set t0 down\n")
+        elif self.ns.run(["ip", "link", "show", self.name]).returncode == 0:
+            self.quick("down")
+
+    def quick(self, verb):
+        done = self.ns.run(["wg-quick", verb, self.name])
+        if done.returncode:
+            raise RuntimeError(f"{self.name}: wg-quick {verb}: {done.stderr}")
+
+    def handshake(self):
+        """A new WireGuard handshake now: the kernel makes one when a device with keepalive comes up."""
+        if self.lab.wireguard:
+            self.ns.ip(f"link set {self.name} down\nlink set {self.name} up\nroute add 10.0.0.0/24 dev {self.name}\n")
 
 
 class Lab:
     def __init__(self, build, wireguard=None):
         """@wireguard: None finds out."""
         self.build = Path(build).resolve()
+        self.sanitized = self.build.name == "asan"
         self.directory = Path(tempfile.mkdtemp(prefix="phala-lab-"))
         self.directory.chmod(0o755)
-        self.children, self.phalad, self.log = [], None, self.directory / "phalad.log"
+        self.children, self.phalad, self.broken, self.log = [], None, True, self.directory / "phalad.log"
         self.hosts = self.directory / "hosts"
         self.hosts.write_text("127.0.0.1 localhost\n")
         netns.own_world(self.hosts)
@@ -110,12 +118,16 @@ class Lab:
         for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
             self.gateway.sysctl(name, 1)
         if not self.wireguard:
-            self.fabric.ip("link add gwt type veth peer name t0 netns gateway\nlink set gwt master br1 up\n")
-            self.gateway.ip(f"link set t0 up\naddr add {TUNNEL_GATEWAY}/24 dev t0\nroute add 10.0.0.0/8 dev t0\n")
+            self.connect_external()
         self.tunnel = "wg0" if self.wireguard else "t0"
         self.cvms = {name: Cvm(self, name, app, i + 1) for i, (name, app) in enumerate(CVMS)}
         self.authority = certs.Authority(self.directory, "authority")
         self.certificate = self.authority.issue("wildcard", f"*.{DOMAIN}")
+        # The CVMs' own certificates are for names that the gateway's wildcard does not cover: whose one sees is told.
+        self.cvm_authority = certs.Authority(self.directory, "cvm-authority")
+        self.cvm_certificates = {name: self.cvm_authority.issue(name, name, *(f"{id}{suffix}.{DOMAIN}" for id in (name, app)
+                                 for suffix in ("-s", "-443s", "-8443s", "-5432s"))) for name, app in CVMS}
+        self.client_certificate = self.cvm_authority.issue("client", "client")
         self.key_file = self.directory / "wg.key"
         self.key_file.write_text(wg("genkey") + "\n")
         self.key_file.chmod(0o600)
@@ -127,6 +139,10 @@ class Lab:
 			addr add 2001:db8::2/64 dev c0 nodad
 			route add default via {GATEWAY}""")
         self.gateway.ip(f"link set n0 up\naddr add {GATEWAY}/24 dev n0\naddr add {GATEWAY6}/64 dev n0 nodad\n")
+
+    def connect_external(self):
+        self.fabric.ip("link add gwt type veth peer name t0 netns gateway\nlink set gwt master br1 up\n")
+        self.gateway.ip(f"link set t0 up\naddr add {TUNNEL_GATEWAY}/24 dev t0\nroute add 10.0.0.0/8 dev t0\n")
 
     def close(self):
         """Ends what was started; the namespaces go with this process."""
@@ -153,7 +169,9 @@ class Lab:
                       {"Type": "external", "Interface": "t0", "Address": f"{TUNNEL_GATEWAY}/24"},
         }
         for section, values in changes.items():
-            sections[f"Domain {DOMAIN}" if section == "domain" else section].update(values)
+            if section not in sections:
+                section = {"domain": f"Domain {DOMAIN}", "other": "Domain other.test"}[section]
+            sections.setdefault(section, {}).update(values)
         text = ""
         for section, values in sections.items():
             text += f"[{section}]\n"
@@ -162,14 +180,15 @@ class Lab:
                     text += f"{key} = {one}\n" if one is not None else ""
         return text
 
-    def start(self, launcher=(), wait=True, **changes):
-        """Starts phalad with a changed configuration; waits until it answers."""
+    def start(self, launcher=(), fresh=False, wait=True, pass_fds=(), **changes):
+        """Starts phalad with a changed configuration; waits until it answers. @fresh: with new maps."""
         self.conf = self.directory / "phalad.conf"
         self.conf.write_text(self.configuration(**changes))
         for name in ("state", "run"):
             (self.directory / name).mkdir(exist_ok=True)
         with open(self.log, "a") as log:
-            self.phalad = self.gateway.start([*launcher, self.build / "phalad", "--config", self.conf], stdout=log, stderr=log)
+            argv = [*launcher, self.build / "phalad", "--config", self.conf, *(["--fresh"] if fresh else [])]
+            self.phalad = self.gateway.start(argv, stdout=log, stderr=log, pass_fds=pass_fds)
         if wait:
             self.wait_ready()
 
@@ -188,6 +207,54 @@ class Lab:
         self.stop()
         self.start(**changes)
 
+    def ready(self, **changes):
+        """phalad with these changes, all CVMs known and healthy; from nothing when self.broken."""
+        if self.broken:
+            self.start_over(**changes)
+        else:
+            self.restart(**changes)
+            for cvm in self.cvms.values():
+                cvm.handshake()
+        self.wait_healthy()
+
+    def start_over(self, **changes):
+        if self.phalad and self.phalad.poll() is None:
+            self.stop(signal.SIGKILL)
+            wait_until(lambda: not self.processes(), 5, "phalad's processes end")
+        shutil.rmtree(self.directory / "state", ignore_errors=True)
+        self.gateway.run(["ip", "link", "del", "wg0"])
+        self.start(launcher=(), fresh=True, **changes)
+        for cvm in self.cvms.values():
+            cvm.down()
+            cvm.register()
+            cvm.up()
+        self.broken = False
+
+    def wait_healthy(self, *names):
+        def healthy():
+            return all(self.health(name) == "healthy" for name in names or self.cvms)
+        wait_until(healthy, 15, "instances are healthy")
+
+    def health(self, name):
+        """In phalactl's words; "unknown" when there is no such instance."""
+        instances = self.json("route", f"{name}.{DOMAIN}", check=False)["instances"]
+        return instances[0]["health"] if instances else "unknown"
+
+    def processes(self):
+        """{role: pid} of phalad's processes, of whichever holder: "holder", "manager", "worker 0"."""
+        found, here = {}, os.readlink("/proc/self/ns/mnt")
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(path / "exe") != str(self.build / "phalad") or os.readlink(path / "ns/mnt") != here:
+                    continue
+                words = (path / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            role = words[words.index("--role") + 1:][:2] if "--role" in words else ["holder"]
+            if words != [""]:           # a zombie's
+                found[" ".join(role) if role[0] == "worker" else role[0]] = int(path.name)
+        return found
+
     def ctl(self, *words, check=True):
         """phalactl; returns the finished process."""
         done = self.gateway.run([self.build / "phalactl", "--config", self.conf, *words])
@@ -195,10 +262,15 @@ class Lab:
             raise RuntimeError(f"phalactl {' '.join(map(str, words))}: {done.stderr or done.stdout}")
         return done
 
-    def json(self, *words):
-        return json.loads(self.ctl("--json", *words).stdout)
+    def json(self, *words, check=True):
+        return json.loads(self.ctl("--json", *words, check=check).stdout)
 
     # clients
+
+    def names(self, *labels):
+        """Names that programs with a resolver of their own will ask for."""
+        with open(self.hosts, "a") as file:
+            file.writelines(f"{GATEWAY} {label}.{DOMAIN}\n" for label in labels)
 
     def connect(self, family=4):
         """A client's TCP connection to the gateway."""

@@ -31,6 +31,8 @@ def own_world(hosts):
     mount("tmpfs", "/run/netns", "tmpfs")
     mount("bpf", "/sys/fs/bpf", "bpf")
     mount(str(hosts), "/etc/hosts", None, MS_BIND)
+    if os.path.isdir("/etc/wireguard"):
+        mount("tmpfs", "/etc/wireguard", "tmpfs")
 
 
 class Netns:

@@ -148,3 +148,16 @@ def postgres(ns, directory, build, certificate):
         argv += ["-c", f"{name}={value}"]
     with open(directory / "postgres.log", "w") as log:
         return ns.start(argv, stdout=log, stderr=log, cwd="/")
+
+
+def start_all(lab):
+    """What every CVM offers: HTTP on 80 and 8080, TLS of its own on 443, mutual TLS on 8443, h2c on 50051 (alpha1),
+    PostgreSQL on 5432 (beta1)."""
+    for name, cvm in lab.cvms.items():
+        certificate = lab.cvm_certificates[name]
+        for port in (80, 8080):
+            serve(cvm.ns, port, plain(http(name)))
+        serve(cvm.ns, 443, behind_tls(http(name), certificate))
+        serve(cvm.ns, 8443, behind_tls(http(name), certificate, lab.cvm_authority.pem))
+    lab.children.append(nghttpd(lab.cvms["alpha1"].ns, lab.directory, "alpha1", 50051))
+    lab.children.append(postgres(lab.cvms["beta1"].ns, lab.directory, lab.build, lab.cvm_certificates["beta1"]))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """TLS with every byte in hand: streams that say how they ended, and ClientHellos that no library would send."""
-import os, socket, ssl, struct
+import os, select, socket, ssl, struct
 
 ALERTS = {0: "close_notify", 10: "unexpected_message", 22: "record_overflow", 40: "handshake_failure", 47: "illegal_parameter",
           50: "decode_error", 70: "protocol_version", 80: "internal_error", 109: "missing_extension",
@@ -126,6 +126,27 @@ class Tls:
             data += chunk
         return bytes(data)
 
+    def exchange(self, data, size):
+        """Sends @data and reads @size bytes, both at once; returns what it read."""
+        got, out = bytearray(), b""
+        while data or out or len(got) < size:
+            if data and not out:
+                self.ssl.write(data[:16384])
+                data, out = data[16384:], self.outgoing.read()
+            readable, writable, _ = select.select([self.sock], [self.sock] if out else [], [], self.sock.gettimeout())
+            if not readable and not writable:
+                raise TimeoutError(f"{len(got)} of {size} bytes, {len(data)} still to send")
+            if writable:
+                out = out[self.sock.send(out, socket.MSG_DONTWAIT):]
+            if readable:
+                self.fill()
+                try:
+                    while chunk := self.ssl.read(65536):
+                        got += chunk
+                except ssl.SSLWantReadError:
+                    pass
+        return bytes(got)
+
     def close_notify(self):
         """Ends our direction; the other stays readable."""
         try:
@@ -136,6 +157,12 @@ class Tls:
 
     def close(self):
         self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
 
 def block(data, size):
