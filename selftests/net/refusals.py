@@ -45,8 +45,8 @@ HELLOS = (
     ("plain HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", None, "not-tls"),
     ("SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n", None, "not-tls"),
     ("PostgreSQL without TLS", bytes.fromhex("0000002900030000") + b"user\0postgres\0database\0x\0\0\0", None, "not-tls"),
-    ("a TLS record that is no handshake", b"\x17\x03\x03\x00\x10" + bytes(16), "unexpected_message", "not-tls"),
-    ("a handshake that is no ClientHello", tls.records(b"\x02" + good()[1:]), "unexpected_message", "not-tls"),
+    ("a TLS record that is no handshake", b"\x17\x03\x03\x00\x10" + bytes(16), None, "not-tls"),
+    ("a handshake that is no ClientHello", tls.records(b"\x02" + good()[1:]), "decode_error", "malformed"),
     ("no SNI at all", tls.records(tls.client_hello()), "missing_extension", "no-sni"),
     ("two host_names in one SNI", tls.records(tls.client_hello(tls.sni(f"alpha1.{DOMAIN}", f"beta1.{DOMAIN}"))),
      "illegal_parameter", "ambiguous"),
@@ -60,9 +60,10 @@ HELLOS = (
      "malformed"),
     ("an empty host_name", tls.records(tls.client_hello(tls.sni(""))), "decode_error", "malformed"),
     ("an empty record", b"\x16\x03\x01\x00\x00" + tls.records(good()), "decode_error", "malformed"),
-    ("a record over 2^14 bytes", b"\x16\x03\x01\x40\x01" + good() + bytes(16385), "record_overflow", "malformed"),
-    ("a hello over 16 KiB", tls.records(good(pad=16384)), "decode_error", "hello-too-long"),
-    ("a hello that says it has 16 MB", b"\x16\x03\x01\x40\x00\x01\xff\xff\xff\x03\x03" + bytes(16378), "decode_error", "hello-too-long"),
+    ("a record over 2^14 bytes", b"\x16\x03\x01\x40\x01" + good() + bytes(16385), "decode_error", "malformed"),
+    ("a hello over 16 KiB", tls.records(good(pad=16384)), "illegal_parameter", "hello-too-long"),
+    ("a hello that says it has 16 MB", b"\x16\x03\x01\x40\x00\x01\xff\xff\xff\x03\x03" + bytes(16378), "illegal_parameter",
+     "hello-too-long"),
 )
 NAMES = (
     # what, the name, reason; the alert is always unrecognized_name
@@ -144,12 +145,12 @@ def _(lab):
 
 @topic.row("half a hello: closed within the hello time-out, hello-timeout")
 def _(lab):
-    ends_within(lab, tls.records(half), None, "hello-timeout", HELLO_TIMEOUT * 1.5 + 1)
+    ends_within(lab, tls.records(half), "decode_error", "hello-timeout", HELLO_TIMEOUT * 1.5 + 1)
 
 
 @topic.row("one byte: closed within the hello time-out, hello-timeout")
 def _(lab):
-    ends_within(lab, b"\x16", None, "hello-timeout", HELLO_TIMEOUT * 1.5 + 1)
+    ends_within(lab, b"\x16", "decode_error", "hello-timeout", HELLO_TIMEOUT * 1.5 + 1)
 
 
 @topic.row("a hello that comes too slowly: the time-out is for the whole of it")
