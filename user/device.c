@@ -160,27 +160,49 @@ out:
 	return fail(err, error, error_size, "%s: %s: %s", config->interface, what, strerror(-err));
 }
 
+int ph_device_look(struct ph_device *device)
+{
+	struct ph_device_state *state = &device->state;
+	struct ph_link_info info = { 0 };
+	int err = ph_link_get(device->link, device->config->interface, &info);
+
+	if (err && err != -ENODEV)
+		return err;
+	if (err || info.ifindex != state->ifindex)
+		state->ifindex = 0;
+	state->up = info.up;
+	state->mtu = info.mtu;
+	if (device->config->type == PH_TUNNEL_EXTERNAL)
+		return state->ifindex != 0;
+	return state->ifindex && info.up && info.mtu == device->config->mtu;
+}
+
+static int find_external(struct ph_device *device, char *error, size_t error_size)
+{
+	struct ph_device_state *state = &device->state;
+	const char *interface = device->config->interface;
+	struct ph_link_info info = { 0 };
+	int err = ph_link_get(device->link, interface, &info);
+
+	state->ifindex = info.ifindex;
+	state->up = info.up;
+	state->mtu = info.mtu;
+	if (err == -ENODEV)
+		return fail(err, error, error_size, "%s does not exist, and with Type = external phalad does not make it",
+			    interface);
+	return err ? fail(err, error, error_size, "%s: %s", interface, strerror(-err)) : 0;
+}
+
 int ph_device_ensure(struct ph_device *device, char *error, size_t error_size)
 {
-	const struct ph_tunnel *config = device->config;
-	struct ph_device_state *state = &device->state;
-	struct ph_link_info info;
-	int err = ph_link_get(device->link, config->interface, &info);
+	int err;
 
-	if (config->type == PH_TUNNEL_EXTERNAL) {
-		state->ifindex = err ? 0 : info.ifindex;
-		state->up = !err && info.up;
-		state->mtu = err ? 0 : info.mtu;
-		if (err == -ENODEV)
-			return fail(err, error, error_size, "%s does not exist, and with Type = external it is not for phalad "
-				    "to make it", config->interface);
-		return err ? fail(err, error, error_size, "%s: %s", config->interface, strerror(-err)) : 0;
-	}
-	if (!err && state->ifindex && info.ifindex == state->ifindex && info.up && info.mtu == config->mtu)
-		return 0;
-	state->ifindex = 0;
-	state->up = false;
-	return configure(device, error, error_size);
+	if (device->config->type == PH_TUNNEL_EXTERNAL)
+		return find_external(device, error, error_size);
+	err = configure(device, error, error_size);
+	if (err)
+		device->state.ifindex = 0;
+	return err;
 }
 
 int ph_device_set_peer(struct ph_device *device, const uint8_t public_key[PH_KEY_LEN], struct in_addr address)

@@ -39,11 +39,16 @@ int ph_device_new(const struct ph_tunnel *config, struct ph_guard *guard, struct
 /* The device itself stays, with everything on it. */
 void ph_device_free(struct ph_device *device);
 
+/*
+ * Is the device there, and is it as ph_device_ensure() left it? The state's ifindex becomes 0 when it is gone, or another
+ * one has its name. Return: 1, 0, or -errno when it cannot be known.
+ */
+int ph_device_look(struct ph_device *device);
+
 /**
- * ph_device_ensure() - look whether the device is there and right; where it is not, make it so.
+ * ph_device_ensure() - make the device and configure it. An interface of another kind is never touched.
  *
- * Does little when all is well: to be called each second. The first call configures in any case. An interface of another
- * kind is never touched. Peers are not looked at.
+ * Whatever is right already stays as it is. Peers are not looked at.
  *
  * Return: 0, -ENODEV when an external one is not there, or -errno; then the state's ifindex is 0.
  */

@@ -32,8 +32,9 @@ struct job {
 	uint64_t unsent;			/* a bit per worker */
 	bool reported;
 	void (*sent)(const struct ph_message *message, void *arg);
+	void *sent_arg;
 	void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg);
-	void *arg;
+	void *done_arg;
 };
 
 struct ph_fanout {
@@ -60,7 +61,7 @@ static void settle(struct job *job)
 	if (!job->result.silent && !job->reported) {
 		job->reported = true;
 		if (job->done)
-			job->done(&job->message, &job->result, job->arg);
+			job->done(&job->message, &job->result, job->done_arg);
 	}
 	if (job->reported && !job->unsent)
 		free_job(job);
@@ -83,7 +84,7 @@ static void try_send(struct job *job)
 			ph_log(PH_LOG_ERROR, "channel of worker %u: %s", i, strerror(-err));
 	}
 	if (before && !job->unsent && job->sent)
-		job->sent(&job->message, job->arg);
+		job->sent(&job->message, job->sent_arg);
 }
 
 static void expire(struct ph_timer *timer)
@@ -92,7 +93,7 @@ static void expire(struct ph_timer *timer)
 
 	job->reported = true;
 	if (job->done)
-		job->done(&job->message, &job->result, job->arg);
+		job->done(&job->message, &job->result, job->done_arg);
 	if (job->fd_count)
 		job->unsent = 0;
 	settle(job);
@@ -192,15 +193,20 @@ void ph_fanout_free(struct ph_fanout *fanout)
 {
 	if (!fanout)
 		return;
-	while (!ph_list_is_empty(&fanout->jobs))
-		free_job(ph_container_of(fanout->jobs.next, struct job, link));
+	while (!ph_list_is_empty(&fanout->jobs)) {
+		struct job *job = ph_container_of(fanout->jobs.next, struct job, link);
+
+		if (!job->reported && job->done)
+			job->done(&job->message, &job->result, job->done_arg);
+		free_job(job);
+	}
 	free(fanout);
 }
 
 int ph_fanout_send(struct ph_fanout *fanout, const struct ph_message *message, const int *fds, unsigned fd_count,
-		   void (*sent)(const struct ph_message *message, void *arg),
+		   void (*sent)(const struct ph_message *message, void *arg), void *sent_arg,
 		   void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
-		   void *arg)
+		   void *done_arg)
 {
 	uint64_t all = fanout->count < 64 ? ((uint64_t)1 << fanout->count) - 1 : ~(uint64_t)0;
 	struct job *job;
@@ -226,8 +232,9 @@ int ph_fanout_send(struct ph_fanout *fanout, const struct ph_message *message, c
 	job->message.serial = ++fanout->serial;
 	job->unsent = job->result.silent = all;
 	job->sent = sent;
+	job->sent_arg = sent_arg;
 	job->done = done;
-	job->arg = arg;
+	job->done_arg = done_arg;
 	ph_list_append(&fanout->jobs, &job->link);
 	ph_timer_arm(fanout->events, &fanout->deadlines, &job->timer);
 	try_send(job);

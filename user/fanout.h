@@ -25,9 +25,10 @@ struct ph_fanout_result {
 	char text[sizeof(((struct ph_message *)0)->text)];	/* what the first that failed said, escaped */
 };
 
-/* @events and @channel_fds must outlive it. Return: 0 or -errno. */
+/* @events and the channels must outlive it. Return: 0 or -errno. */
 int ph_fanout_new(struct ph_events *events, const int *channel_fds, uint32_t worker_count,
 		  struct ph_fanout **ret_fanout);
+/* Calls what is still to be called with the answers that came so far. */
 void ph_fanout_free(struct ph_fanout *fanout);
 
 /**
@@ -43,9 +44,9 @@ void ph_fanout_free(struct ph_fanout *fanout);
  * Return: 0 or -errno; on failure nothing was sent and nothing is called.
  */
 int ph_fanout_send(struct ph_fanout *fanout, const struct ph_message *message, const int *fds, unsigned fd_count,
-		   void (*sent)(const struct ph_message *message, void *arg),
+		   void (*sent)(const struct ph_message *message, void *arg), void *sent_arg,
 		   void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
-		   void *arg);
+		   void *done_arg);
 
 /* Tries again what a full channel did not take; to be called each second. */
 void ph_fanout_retry(struct ph_fanout *fanout);
