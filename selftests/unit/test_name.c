@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/* name: what is a name, what it means, and which of several faults it is refused for. */
+/*
+ * name: what is a name, what it means, and which of several faults it is refused for.
+ *
+ *   test_name                  the tests
+ *   test_name --write DIR      the names as files, a seed corpus for fuzzing
+ */
 #include <stdio.h>
 #include <string.h>
 
@@ -123,6 +128,9 @@ static const struct {
 	{ A63, PH_NAME_NO_DOMAIN },
 };
 
+#define GOOD_COUNT (sizeof(good) / sizeof(good[0]))
+#define BAD_COUNT (sizeof(bad) / sizeof(bad[0]))
+
 static enum ph_name_verdict parse(const char *text, size_t len, struct ph_name *ret_name)
 {
 	char name[PH_NAME_SIZE] = { 0 };
@@ -182,12 +190,39 @@ static void test_every_character(void)
 	ktap_ok(!wrong, "every character in an id");
 }
 
-int main(void)
+static int write_name(const char *dir, const char *kind, size_t index, const char *name)
+{
+	char path[512];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/%s-%zu", dir, kind, index);
+	file = fopen(path, "we");
+	if (!file || fputs(name, file) < 0 || fclose(file)) {
+		perror(path);
+		return -1;
+	}
+	return 0;
+}
+
+static int write_names(const char *dir)
+{
+	for (size_t i = 0; i < GOOD_COUNT; i++)
+		if (write_name(dir, "good", i, good[i].name))
+			return 1;
+	for (size_t i = 0; i < BAD_COUNT; i++)
+		if (write_name(dir, "bad", i, bad[i].name))
+			return 1;
+	return 0;
+}
+
+int main(int argc, char **argv)
 {
 	struct ph_name untouched, name;
 
+	if (argc == 3 && !strcmp(argv[1], "--write"))
+		return write_names(argv[2]);
 	ktap_header();
-	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+	for (size_t i = 0; i < GOOD_COUNT; i++) {
 		size_t len = strlen(good[i].name);
 
 		memset(&name, '#', sizeof(name));
@@ -196,7 +231,7 @@ int main(void)
 			!strcmp(good[i].name + name.base, good[i].base), "means what it says: %s", good[i].name);
 	}
 	memset(&untouched, '#', sizeof(untouched));
-	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+	for (size_t i = 0; i < BAD_COUNT; i++) {
 		enum ph_name_verdict verdict;
 
 		memset(&name, '#', sizeof(name));
