@@ -55,7 +55,7 @@ static const struct option_row {
 	[OPTION_APP] = { "app", "APP", "the app's id: lower-case letters and digits, 63 at most" },
 	[OPTION_INSTANCE] = { "instance", "INSTANCE", "the instance's id: of the same form, and no app's" },
 	[OPTION_PUBLIC_KEY] = { "public-key", "KEY", "its WireGuard public key, as `wg pubkey` writes it" },
-	[OPTION_GENERATE_KEY] = { "generate-key", NULL, "make a key pair here; only its public half leaves this program" },
+	[OPTION_GENERATE_KEY] = { "generate-key", NULL, "make a key pair here; the gateway gets its public half" },
 	[OPTION_ENDPOINT] = { "endpoint", "HOST:PORT", "where the CVM reaches the gateway; over [Tunnel] Endpoint" },
 	[OPTION_UNDO] = { "undo", NULL, "let it have new connections again" },
 };
@@ -79,9 +79,9 @@ static const struct verb {
 	  "--app APP --instance INSTANCE (--public-key KEY | --generate-key) [--endpoint HOST:PORT]",
 	  "register an instance of an app; prints its wg-quick configuration",
 	  "Registers a CVM and prints a wg-quick configuration that works as it is in there: save it as\n"
-	  "/etc/wireguard/phala.conf and `wg-quick up phala`. With --public-key the private key stays where it is, and\n"
-	  "the configuration takes it from /etc/wireguard/<interface>.key. With --generate-key the configuration holds\n"
-	  "the private key, which is kept nowhere else: send it to the CVM, and only there.\n"
+	  "/etc/wireguard/phala.conf and `wg-quick up phala`. With --public-key the private key stays where it\n"
+	  "is, and the configuration takes it from /etc/wireguard/<interface>.key. With --generate-key the\n"
+	  "configuration holds the private key, which is kept nowhere else: send it to the CVM, and only there.\n"
 	  "\n"
 	  "An instance that is registered already keeps its address; its key is replaced, and it no longer drains.\n"
 	  "\n"
@@ -108,7 +108,8 @@ static const struct verb {
 	  "those by which health is judged: when no manager lives, they stand still.\n" },
 	{ "route", NULL, ph_ctl_route, "NAME", 0, 0,
 	  "NAME", "what would happen to a connection for that name, and why",
-	  "Reads the pinned maps with the code that workers use, and changes nothing: works whether phalad runs or not.\n"
+	  "Reads the pinned maps with the code that workers use, and changes nothing: works whether phalad runs\n"
+	  "or not.\n"
 	  "Exits with 0 when the connection would be routed, with 1 when it would be refused.\n"
 	  "\n"
 	  "  phalactl route shop-8080.example.com\n" },
@@ -186,8 +187,9 @@ static void print_help(const char *object, FILE *out)
 	if (object)
 		return;
 	fprintf(out, "\n"
-		     "Without --socket and --bpf-dir they are where " CONFIG_PATH " says, or " RUN_DIR "/" SOCKET_NAME "\n"
-		     "and " BPF_DIR ". Results go to standard output, words to standard error.\n"
+		     "Without --socket and --bpf-dir they are where " CONFIG_PATH " says, or\n"
+		     RUN_DIR "/" SOCKET_NAME " and " BPF_DIR ".\n"
+		     "Results go to standard output, words to standard error.\n"
 		     "Exit status: 0 done, 1 failed, 2 usage.\n");
 }
 

@@ -59,7 +59,8 @@ static void write_wg_quick(const struct ph_json *cvm, const char *private_key, c
 			ph_json_string(cvm, "public_key", ""));
 	fprintf(out, "Address = %s/32\n", ph_json_string(cvm, "address", ""));
 	fprintf(out, "MTU = %.0f\n", ph_json_number(cvm, "mtu", PH_TUNNEL_MTU));
-	fprintf(out, "\n[Peer]\nPublicKey = %s\nAllowedIPs = %s\n", gateway_key, ph_json_string(cvm, "allowed_ips", ""));
+	fprintf(out, "\n[Peer]\nPublicKey = %s\n", gateway_key);
+	fprintf(out, "AllowedIPs = %s\n", ph_json_string(cvm, "allowed_ips", ""));
 	if (endpoint)
 		fprintf(out, "Endpoint = %s\n", endpoint);
 	else
@@ -79,8 +80,8 @@ static int print_added(const struct ph_ctl *ctl, struct ph_json *cvm, const char
 	if (endpoint && !endpoint[0])
 		endpoint = NULL;
 	if (gateway_key && !endpoint)
-		ph_ctl_say("no endpoint: give --endpoint, or set Endpoint in the gateway's [Tunnel]; until one is filled in the "
-			   "CVM cannot find the gateway");
+		ph_ctl_say("no endpoint: give --endpoint, or set Endpoint in the gateway's [Tunnel]; until one is filled "
+			   "in the CVM cannot find the gateway");
 	if (!ctl->json) {
 		write_wg_quick(cvm, private_key, endpoint, stdout);
 		return PH_CTL_DONE;

@@ -83,7 +83,9 @@ void ph_json_set_string(struct ph_json *object, const char *key, const char *val
 void ph_json_set_number(struct ph_json *object, const char *key, uint64_t value)
 {
 	/* JSON's integers are signed here; a counter that has come that far has other troubles. */
-	must(!json_object_set_new(in(object), key, made(json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value))));
+	json_int_t number = value > INT64_MAX ? INT64_MAX : (json_int_t)value;
+
+	must(!json_object_set_new(in(object), key, made(json_integer(number))));
 }
 
 void ph_json_set_real(struct ph_json *object, const char *key, double value)
@@ -113,7 +115,9 @@ void ph_json_add_string(struct ph_json *array, const char *value)
 
 static int compare(const void *a, const void *b, void *key)
 {
-	return strcmp(ph_json_string(out(*(json_t *const *)a), key, ""), ph_json_string(out(*(json_t *const *)b), key, ""));
+	const struct ph_json *left = out(*(json_t *const *)a), *right = out(*(json_t *const *)b);
+
+	return strcmp(ph_json_string(left, key, ""), ph_json_string(right, key, ""));
 }
 
 void ph_json_sort(struct ph_json *array, const char *key)

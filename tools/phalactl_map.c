@@ -176,12 +176,13 @@ static int worker_rows(struct rows *rows)
 {
 	/* Those that a larger number of workers left behind still count. */
 	for (uint32_t i = 0; i < PH_WORKERS_MAX; i++) {
+		const __u64 *counters = rows->maps->workers[i].counters;
 		struct ph_json *row = ph_ctl_worker_json(rows->maps, i, "worker");
 
 		if (!row)
 			continue;
-		ph_json_set(row, "counters", ph_ctl_counters_json(rows->maps->workers[i].counters, PH_REASONS_MAX, ph_ctl_reasons,
-								  PH_REASON_COUNT));
+		ph_json_set(row, "counters",
+			    ph_ctl_counters_json(counters, PH_REASONS_MAX, ph_ctl_reasons, PH_REASON_COUNT));
 		rows_add(rows, row);
 	}
 	return 0;

@@ -89,14 +89,15 @@ static void judge(const struct ph_maps *maps, const char *name, struct verdict *
 	memset(verdict, 0, sizeof(*verdict));
 	verdict->reason = pass_through_hello(name, &hello);
 	if (verdict->reason == PH_REASON_COUNT) {
-		verdict->reason = ph_route_find(maps, hello.name, hello.name_len, ph_ctl_boot_now_ns(), &verdict->route);
+		verdict->reason = ph_route_find(maps, hello.name, hello.name_len, ph_ctl_boot_now_ns(),
+						&verdict->route);
 		verdict->parsed = verdict->route.name.id[0];
 		verdict->known_id = verdict->route.id.kind;
 	}
 	if (verdict->reason == PH_REASON_COUNT && !maps->gateway->tunnel_ifindex)
 		verdict->reason = PH_REASON_CVM_UNREACHABLE;
 	if (verdict->reason == PH_REASON_MALFORMED)
-		verdict->text = "no ClientHello can carry this name: empty, over 253 characters, or a control character in it";
+		verdict->text = "no ClientHello carries that: it is empty, over 253 characters, or has control characters";
 	else if (verdict->reason != PH_REASON_COUNT)
 		verdict->text = ph_ctl_reasons[verdict->reason].text;
 }

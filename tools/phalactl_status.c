@@ -14,8 +14,10 @@ static void print_tunnel(const struct ph_json *tunnel)
 	if (!ph_json_number(tunnel, "ifindex", 0))
 		printf("missing");
 	else
-		printf("%s, MTU %.0f", ph_json_bool(tunnel, "up", false) ? "up" : "down", ph_json_number(tunnel, "mtu", 0));
-	printf(", address %s, CVMs in %s\n", ph_json_string(tunnel, "address", "?"), ph_json_string(tunnel, "range", "?"));
+		printf("%s, MTU %.0f", ph_json_bool(tunnel, "up", false) ? "up" : "down",
+		       ph_json_number(tunnel, "mtu", 0));
+	printf(", address %s, CVMs in %s\n", ph_json_string(tunnel, "address", "?"),
+	       ph_json_string(tunnel, "range", "?"));
 	if (port)
 		printf("         port %.0f, public key %s\n", port, ph_json_string(tunnel, "public_key", "?"));
 }
