@@ -107,6 +107,8 @@ static const struct hello_row hello_rows[] = {
 	/* Messages that break the rules. */
 	{ "server-hello", "16 0303 2( 02 3( 0303 55*32 1( ) 1301 00 ) )", 0, PH_HELLO_MALFORMED, NULL },
 	{ "hello-request", "16 0303 2( 00 3( ) )", 0, PH_HELLO_MALFORMED, NULL },
+	{ "message-type-2", RECORD("02 3( " START "2( " SNI ") )"), 0, PH_HELLO_MALFORMED, NULL },
+	{ "message-type-0", RECORD("00 3( " START "2( " SNI ") )"), 0, PH_HELLO_MALFORMED, NULL },
 	{ "message-empty", RECORD(MESSAGE("")), 0, PH_HELLO_MALFORMED, NULL },
 	{ "message-ends-in-random", RECORD(MESSAGE("0303 55*31")), 0, PH_HELLO_MALFORMED, NULL },
 	{ "message-ends-behind-random", RECORD(MESSAGE("0303 55*32")), 0, PH_HELLO_MALFORMED, NULL },
@@ -142,6 +144,7 @@ static const struct hello_row hello_rows[] = {
 
 	/* The extension server_name. */
 	{ "server-name-empty", HELLO("0000 2( ) " EMS), 0, PH_HELLO_MALFORMED, NULL },
+	{ "server-name-overshoots-message", HELLO(EMS "0000 0019"), 0, PH_HELLO_MALFORMED, NULL },
 	{ "list-empty", HELLO(NAMES("")), 0, PH_HELLO_MALFORMED, NULL },
 	{ "list-one-too-many", HELLO("0000 2( 2+1( " HOST(SERVER) " ) ) " EMS), 0, PH_HELLO_MALFORMED, NULL },
 	{ "list-one-too-few", HELLO("0000 2( 2-1( " HOST(SERVER) " ) ) " EMS), 0, PH_HELLO_MALFORMED, NULL },

@@ -54,7 +54,7 @@ static const struct {
 	{ "app..test", "app", 80, PH_MODE_STANDARD, ".test" },
 	{ "app.-80", "app", 80, PH_MODE_STANDARD, "-80" },
 	{ A63 ".x", A63, 80, PH_MODE_STANDARD, "x" },
-	{ A62 "." A63 "." A63 "." A10 A10, A62, 80, PH_MODE_STANDARD, A63 "." A63 "." A10 A10 },
+	{ A62 "." A63 "." A63 "." A62, A62, 80, PH_MODE_STANDARD, A63 "." A63 "." A62 },	/* 253 characters */
 	{ A10 A10 A10 A10 A10 "aaaaaa-65535g.x", A10 A10 A10 A10 A10 "aaaaaa", 65535, PH_MODE_GRPC, "x" },
 };
 
@@ -115,6 +115,7 @@ static const struct {
 	{ A63 "-80.phala.test", PH_NAME_LABEL_TOO_LONG },
 	{ A10 A10 A10 A10 A10 "aaaaaaaa-8080s.x", PH_NAME_LABEL_TOO_LONG },
 	{ A63 A63 A63 A63 "a", PH_NAME_LABEL_TOO_LONG },
+	{ A62 "." A63 "." A63 "." A63, PH_NAME_BAD },		/* 254 characters */
 	{ "app.phala.test.", PH_NAME_TRAILING_DOT },
 	{ "app.", PH_NAME_TRAILING_DOT },
 	{ "app..", PH_NAME_TRAILING_DOT },
