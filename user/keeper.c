@@ -81,26 +81,31 @@ static int reconcile_peers(struct ph_keeper *keeper, char *error, size_t error_s
 	return err;
 }
 
+static int configure_device(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	int err = ph_device_ensure(keeper->device, error, error_size);
+
+	if (!err)
+		err = reconcile_peers(keeper, error, error_size);
+	publish_device(keeper);
+	return err;
+}
+
 /*
  * Looks at the device, and where it is not as it should be makes it so. Connections over one that is gone end first:
  * none of them is of the device that follows.
  */
 static int ensure_device(struct ph_keeper *keeper, char *error, size_t error_size)
 {
-	int state = ph_device_look(keeper->device), err;
+	int state = ph_device_look(keeper->device);
 
-	publish_device(keeper);
 	if (state > 0)
 		return 0;
-	if (state < 0) {
-		snprintf(error, error_size, "%s: %s", keeper->config->tunnel.interface, strerror(-state));
-		return state;
-	}
-	err = ph_device_ensure(keeper->device, error, error_size);
-	if (!err)
-		err = reconcile_peers(keeper, error, error_size);
 	publish_device(keeper);
-	return err;
+	if (!state)
+		return configure_device(keeper, error, error_size);
+	snprintf(error, error_size, "%s: %s", keeper->config->tunnel.interface, strerror(-state));
+	return state;
 }
 
 /* Reads all peers, and sets right what somebody else did to them. */
@@ -207,7 +212,7 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 	if (err)
 		return err;
 	publish_settings(keeper);
-	err = ensure_device(keeper, error, error_size);
+	err = configure_device(keeper, error, error_size);
 	if (!err)
 		err = read_health(keeper, error, error_size);
 	if (err && wait) {
