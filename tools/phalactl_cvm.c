@@ -48,6 +48,8 @@ static void write_wg_quick(const struct ph_json *cvm, const char *private_key, c
 	if (!gateway_key) {
 		fprintf(out, "# The gateway's tunnel is external: whoever keeps it gives this CVM the address %s.\n",
 			ph_json_string(cvm, "address", ""));
+		if (private_key)
+			fprintf(out, "# PrivateKey = %s\n", private_key);
 		return;
 	}
 	fprintf(out, "[Interface]\n");

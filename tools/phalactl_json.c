@@ -177,9 +177,9 @@ struct ph_json *ph_json_child(const struct ph_json *object, const char *key)
 	return json_is_object(value) || json_is_array(value) ? out(value) : NULL;
 }
 
-size_t ph_json_count(const struct ph_json *array)
+size_t ph_json_count(const struct ph_json *json)
 {
-	return json_array_size(in(array));
+	return json_is_object(in(json)) ? json_object_size(in(json)) : json_array_size(in(json));
 }
 
 struct ph_json *ph_json_at(const struct ph_json *array, size_t index)

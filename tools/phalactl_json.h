@@ -46,7 +46,7 @@ bool ph_json_bool(const struct ph_json *object, const char *key, bool otherwise)
 bool ph_json_has(const struct ph_json *object, const char *key);	/* also when it is null */
 bool ph_json_is_null(const struct ph_json *object, const char *key);	/* also when it is missing */
 struct ph_json *ph_json_child(const struct ph_json *object, const char *key);	/* object or array, else NULL */
-size_t ph_json_count(const struct ph_json *array);
+size_t ph_json_count(const struct ph_json *json);	/* elements or members */
 struct ph_json *ph_json_at(const struct ph_json *array, size_t index);
 /* A text element of an array; NULL if it is no text. */
 const char *ph_json_string_at(const struct ph_json *array, size_t index);

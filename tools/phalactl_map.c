@@ -204,8 +204,14 @@ static void print_workers(const struct ph_json *rows, FILE *out)
 	for (size_t i = 0; i < ph_json_count(rows); i++) {
 		const struct ph_json *row = ph_json_at(rows, i);
 
-		fprintf(out, "\nworker %.0f\n", ph_json_number(row, "worker", 0));
-		ph_ctl_counters_print(ph_json_child(row, "counters"), ph_ctl_reasons, PH_REASON_COUNT, "REASON", out);
+		const struct ph_json *counters = ph_json_child(row, "counters");
+		char heading[32];
+
+		if (!ph_json_count(counters))
+			continue;
+		snprintf(heading, sizeof(heading), "WORKER %.0f", ph_json_number(row, "worker", 0));
+		fprintf(out, "\n");
+		ph_ctl_counters_print(counters, ph_ctl_reasons, PH_REASON_COUNT, heading, out);
 	}
 }
 
@@ -335,7 +341,7 @@ static int list_row(const struct map_row *map, struct rows *rows, struct ph_json
 	ph_json_set_string(row, "path", path);
 	ph_json_set_string(row, "holds", map->help);
 	ph_json_add(list, row);
-	/* guard's comes with the tunnel device. */
+	/* There is no guard on an external tunnel. */
 	return err && err != -ENOENT ? ph_ctl_fail("%s: %s", path, strerror(-err)) : PH_CTL_DONE;
 }
 
@@ -422,7 +428,7 @@ int ph_ctl_map_dump(const struct ph_ctl *ctl)
 	err = map->rows(&rows);
 	if (err)
 		status = ph_ctl_fail("%s/ph_%s: %s", ctl->bpf_dir, map->name,
-				     err == -ENOENT ? "not pinned: it comes with the tunnel device" : strerror(-err));
+				     err == -ENOENT ? "not pinned: phalad makes it with a WireGuard device" : strerror(-err));
 	else if (ctl->json)
 		ph_json_print(rows.array, stdout);
 	else
