@@ -127,7 +127,8 @@ static int judge_object(const char *path)
 /* libbpf's words about an object, the verifier's log among them: kept until it is known whether they matter. */
 static FILE *words_file;
 
-__attribute__((format(printf, 2, 0))) static int keep_words(enum libbpf_print_level level, const char *format, va_list args)
+__attribute__((format(printf, 2, 0)))
+static int keep_words(enum libbpf_print_level level, const char *format, va_list args)
 {
 	return level <= LIBBPF_WARN ? vfprintf(words_file, format, args) : 0;
 }

@@ -361,7 +361,8 @@ static void mutate(struct hello_bytes *out)
 		case 3:
 		case 4:
 			if (out->length_count)
-				add_to_length(out, &out->lengths[below(out->length_count)], below(4) ? below(2) * 2 - 1 : below(65536));
+				add_to_length(out, &out->lengths[below(out->length_count)],
+					      below(4) ? (int)below(2) * 2 - 1 : (int)below(65536));
 			break;
 		case 5:
 			for (i = 0; i < sizeof(noise); i++)
@@ -437,7 +438,7 @@ static void test_vectors(void)
 	for (size_t i = 0; i < HELLO_ROW_COUNT; i++) {
 		uint32_t len = bases[i].len < STREAM_MAX ? bases[i].len : STREAM_MAX;
 
-		ktap_ok(!compare(bases[i].bytes, len, 0), "vector %s: BPF says what userspace says", hello_rows[i].name);
+		ktap_ok(!compare(bases[i].bytes, len, 0), "vector %s: BPF and userspace agree", hello_rows[i].name);
 	}
 }
 
