@@ -63,7 +63,7 @@ int ph_parse_packet(struct __sk_buff *skb)
 	if (parse->hello_verdict == PH_HELLO_MORE && parse->seen > parse->len)
 		parse->reason = PH_REASON_DECLINED_LONG;
 	if (parse->hello_verdict == PH_HELLO_OK)
-		parse->name_verdict = ph_name_parse(parse->hello.name, parse->hello.name_len, &parse->name);
+		parse->name_verdict = ph_name_walk(&parse->name, parse->hello.name, parse->hello.name_len);
 	return TC_ACT_UNSPEC;
 }
 

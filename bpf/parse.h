@@ -17,7 +17,7 @@ struct ph_parse {
 	__u32 name_verdict;		/* enum ph_name_verdict; if the hello is PH_HELLO_OK */
 	__u32 reason;			/* enum ph_reason for declining, or PH_REASON_COUNT */
 	struct ph_hello hello;
-	struct ph_name name;
+	struct ph_name_walk name;
 	__u8 stream[2 * PH_HELLO_STREAM_BPF_MAX];
 };
 

@@ -99,10 +99,12 @@ static int judge_object(const char *path)
 	struct bpf_object *object = bpf_object__open_file(path, NULL);
 	struct bpf_program *program;
 	struct bpf_map *map;
+	char text[128];
 	int err, good = 1;
 
 	if (!object) {
-		fprintf(stderr, "%s: %s\n", path, strerror(errno));
+		libbpf_strerror(errno, text, sizeof(text));
+		fprintf(stderr, "%s: %s\n", path, text);
 		return 0;
 	}
 	bpf_object__for_each_map(map, object)
@@ -111,7 +113,8 @@ static int judge_object(const char *path)
 	if (err == -EPERM) {
 		good = err;
 	} else if (err) {
-		fprintf(stderr, "%s: not loaded: %s\n", path, strerror(-err));
+		libbpf_strerror(err, text, sizeof(text));
+		fprintf(stderr, "%s: not loaded: %s\n", path, text);
 		good = 0;
 	} else {
 		bpf_object__for_each_program(program, object)
@@ -121,21 +124,18 @@ static int judge_object(const char *path)
 	return good;
 }
 
-/* libbpf's words, kept until it is known whether they matter: the verifier's log comes this way. */
-static char *words;
-static size_t words_size;
+/* libbpf's words about an object, the verifier's log among them: kept until it is known whether they matter. */
 static FILE *words_file;
 
+__attribute__((format(printf, 2, 0)))
 static int keep_words(enum libbpf_print_level level, const char *format, va_list args)
 {
-	if (level > LIBBPF_WARN || !words_file)
-		return 0;
-	return vfprintf(words_file, format, args);
+	return level <= LIBBPF_WARN ? vfprintf(words_file, format, args) : 0;
 }
 
 int main(int argc, char **argv)
 {
-	int status = 0;
+	int status = 0, good = 1;
 
 	if (argc < 2) {
 		fprintf(stderr, "usage: insns BUDGETFILE OBJECT...\n");
@@ -143,26 +143,26 @@ int main(int argc, char **argv)
 	}
 	if (read_budgets(argv[1]))
 		return 1;
-	words_file = open_memstream(&words, &words_size);
-	libbpf_set_print(keep_words);
-	for (int i = 2; i < argc; i++) {
-		int good = judge_object(argv[i]);
+	for (int i = 2; i < argc && good != -EPERM; i++) {
+		char *words = NULL;
+		size_t size = 0;
 
-		if (good == -EPERM) {
-			printf("BPF programs not checked: loading them needs CAP_BPF\n");
-			break;
+		words_file = open_memstream(&words, &size);
+		if (!words_file) {
+			perror("insns");
+			return 1;
 		}
+		libbpf_set_print(keep_words);
+		good = judge_object(argv[i]);
+		libbpf_set_print(NULL);
+		fclose(words_file);
 		if (!good) {
-			if (words_file) {
-				fflush(words_file);
-				fputs(words, stderr);
-				rewind(words_file);
-			}
+			fputs(words, stderr);
 			status = 1;
 		}
+		free(words);
 	}
-	if (words_file)
-		fclose(words_file);
-	free(words);
+	if (good == -EPERM)
+		printf("BPF programs not checked: loading them needs CAP_BPF and CAP_NET_ADMIN\n");
 	return status;
 }

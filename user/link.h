@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PH_LINK_ROUTE_PROTOCOL 177		/* rtm_protocol of our routes; no rtnetlink.h, iproute2 or FRR number */
+#define PH_LINK_ROUTE_PROTOCOL 177		/* rtm_protocol of our routes; unused in rtnetlink.h, iproute2, FRR */
 #define PH_LINK_BLACKHOLE_METRIC UINT32_MAX	/* behind every other route for the same range */
 
 struct ph_link;					/* a request socket */
@@ -39,7 +39,10 @@ int ph_link_create_wireguard(struct ph_link *link, const char *interface);
 /* Return: 0, -ENODEV, -EADDRINUSE when a WireGuard device's UDP port is another socket's, or -errno. */
 int ph_link_set_up(struct ph_link *link, uint32_t ifindex, uint32_t mtu);
 
-/* Return: 0, -ENODEV, or -errno. */
+/*
+ * Deleting a WireGuard device with peers in it takes an RCU grace period for each, some 20 ms, and this call waits; the
+ * name is free at once. Removing the peers before is much faster. Return: 0, -ENODEV, or -errno.
+ */
 int ph_link_delete(struct ph_link *link, uint32_t ifindex);
 
 /*
@@ -49,8 +52,9 @@ int ph_link_delete(struct ph_link *link, uint32_t ifindex);
 int ph_link_set_address(struct ph_link *link, uint32_t ifindex, struct in_addr address, uint8_t prefix_len);
 
 /*
- * The range (host bits zero) through the device, which must be up, and, behind it with the worst metric, a blackhole for
- * the same range: that one stays when the device goes. A route of ours for the range through another device is moved.
+ * The range (host bits zero) through the device, which must be up; and, behind it with the worst metric, a blackhole
+ * for the same range, which stays when the device goes. The blackhole is set first, so that no moment is without
+ * either. A route of ours for the range through another device is moved.
  *
  * Return: 0, -EEXIST when somebody else's route for the range stands there, -ENETDOWN, or -errno.
  */

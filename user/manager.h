@@ -6,6 +6,7 @@
 #ifndef PHALAD_MANAGER_H
 #define PHALAD_MANAGER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "config.h"
@@ -15,6 +16,8 @@ struct ph_manager_args {
 	uint32_t worker_count;
 	int control_fd;			/* listening unix socket, bound by the holder, 0600 */
 	int ready_fd;			/* one byte is written once registry, device and maps agree; then closed */
+	bool fresh;			/* begin with new maps: pins of any version are removed */
+	bool restarted;			/* not the first start: without a usable tunnel device it waits for one */
 };
 
 /* Runs until told to stop by SIGTERM; SIGHUP reloads certificates. Return: the process's exit status. */

@@ -44,9 +44,11 @@ struct ph_registry_options {
  * ph_registry_open() - open or create.
  * @error: one line for people, set on failure.
  *
- * A damaged file, one of a newer schema, or one that is not a registry is refused without being changed.
+ * A damaged file, one of a newer schema, or one that is not a registry is refused without being changed. The directory
+ * must exist; the file is created readable by its owner only.
  *
- * Return: 0 or -errno (-EUCLEAN damaged or foreign, -EPROTONOSUPPORT newer).
+ * Return: 0 or -errno (-EUCLEAN damaged or foreign, -EPROTONOSUPPORT newer, -EBUSY another process has it, -ERANGE a CVM
+ * has an address that the options do not cover).
  */
 int ph_registry_open(const struct ph_registry_options *options, struct ph_registry **ret_registry, char *error,
 		     size_t error_size);
@@ -63,7 +65,7 @@ void ph_registry_free(struct ph_registry *registry);
  *   -EINVAL     an id that is no id, an all-zero or low-order key
  *   -EEXIST     the key is another instance's
  *   -EBUSY      the instance-id is of another app, or one id would be both an app's and an instance's
- *   -ENOSPC     no address left (none free and rested), or no slot
+ *   -ENOSPC     no address left (none free and rested), no slot, or no generation
  *   -EMLINK     the app has PH_APP_INSTANCES_MAX instances
  *   -EIO        SQLite failed; @error says how
  */
@@ -76,12 +78,20 @@ int ph_registry_drain(struct ph_registry *registry, const char *instance_id, boo
 		      size_t error_size);
 int ph_registry_find(struct ph_registry *registry, const char *instance_id, struct ph_cvm *ret_cvm);
 
-/* Write down when instances were last seen; in one transaction, at most once a minute by the caller. */
-int ph_registry_seen(struct ph_registry *registry, const char *instance_id, int64_t seen_s);
+/*
+ * Between begin and commit, changes are on disk, all of them, once commit returns 0; if it fails, none is. A change that
+ * is refused meanwhile takes nothing of the others with it.
+ */
 int ph_registry_begin(struct ph_registry *registry);
 int ph_registry_commit(struct ph_registry *registry);
 
-/* Calls @visit for every CVM in order of app-id, then instance-id, until it returns other than 0, which is returned. */
+/* Write down when instances were last seen; by the caller in one transaction, at most once a minute. */
+int ph_registry_seen(struct ph_registry *registry, const char *instance_id, int64_t seen_s);
+
+/*
+ * Calls @visit for every CVM in order of app-id, then instance-id, until it returns other than 0, which is returned. It
+ * may look for others but change nothing.
+ */
 int ph_registry_each(struct ph_registry *registry, int (*visit)(const struct ph_cvm *cvm, void *arg), void *arg);
 
 #endif

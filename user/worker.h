@@ -21,8 +21,6 @@ struct ph_worker_args {
 	bool restarted;			/* not the first start: an expired certificate is a warning, not an error */
 };
 
-#define PH_TICKET_SECRET_LEN 80
-
 /* Runs until told to stop by SIGTERM. Return: the process's exit status. */
 int ph_worker_main(const struct ph_config *config, const struct ph_worker_args *args);
 

@@ -14,7 +14,7 @@
  *   extension  type:16  length:16  data
  *   data of server_name (type 0):  length:16  [type 0:8  length:16  host_name]    exactly one entry
  *
- * The walk is a step machine: a step takes what is there, be it a part of a number, so a split is no special case
+ * The walk is a step machine: a move takes what is there, be it a part of a number, so a split is no special case
  * anywhere. Refusals come as soon as they are certain; PH_HELLO_OK and PH_HELLO_NO_SNI only when the whole message
  * was consumed, down to the last length in it. What follows its last record (early data) is not looked at.
  */
@@ -38,7 +38,9 @@ enum ph_hello_verdict {
 	PH_HELLO_TOO_LONG,		/* message over PH_HELLO_MAX, or stream over PH_HELLO_STREAM_MAX */
 };
 
-#define PH_HELLO_NUMBER_SIZE 4		/* bytes of the longest number */
+#define PH_HELLO_NUMBER_SIZE 4		/* bytes of the longest number, which is also the first */
+#define PH_HELLO_NAME_STEP 4		/* characters read at once */
+#define PH_HELLO_STEP_MOVES 4		/* moves to a step: in BPF, calling a step costs more than a move */
 #ifdef __bpf__
 #define PH_HELLO_LOOK_MAX PH_HELLO_STREAM_BPF_MAX
 #else
@@ -73,8 +75,8 @@ struct ph_hello {
 	__u32 pos;			/* bytes of the message that are consumed */
 	__u32 skip;			/* bytes before the field that are of no interest */
 	__u32 field;			/* enum ph_hello_field */
-	__u32 more;			/* bytes of a number after the next one */
-	__u32 number;			/* what was read of it */
+	__u32 number;			/* what was read of a number */
+	__u32 filled;			/* its bytes, of PH_HELLO_NUMBER_SIZE: a narrower one begins with zeros */
 	__u32 message_end;
 	__u32 server_name_end;		/* of that extension; not 0 once there was one */
 	__u32 name_end;
@@ -95,8 +97,8 @@ static inline enum ph_hello_verdict ph_hello_expect(struct ph_hello *hello, enum
 	if (hello->pos + hello->skip + width > end)
 		return PH_HELLO_MALFORMED;
 	hello->field = field;
-	hello->more = width - 1;
 	hello->number = 0;
+	hello->filled = PH_HELLO_NUMBER_SIZE - width;
 	return PH_HELLO_MORE;
 }
 
@@ -176,15 +178,40 @@ static inline enum ph_hello_verdict ph_hello_number(struct ph_hello *hello)
 	}
 }
 
-/* One character of the name; pos is behind it. */
-static inline enum ph_hello_verdict ph_hello_character(struct ph_hello *hello, __u8 c)
+/* What there is of a number. @available is not 0. */
+static __always_inline enum ph_hello_verdict ph_hello_read(struct ph_hello *hello, const __u8 *stream, __u32 available)
 {
-	if (c < 0x20 || c == 0x7f)
+	__u32 at = hello->at, number = hello->number, wanted = PH_HELLO_NUMBER_SIZE - hello->filled;
+	__u32 count = available < wanted ? available : wanted;
+
+	for (__u32 i = 0; i < PH_HELLO_NUMBER_SIZE && i < count; i++)
+		number = number << 8 | stream[ph_below(at + i, PH_HELLO_STREAM_BPF_MAX)];
+	hello->number = number;
+	hello->filled += count;
+	ph_hello_consume(hello, count);
+	return count == wanted ? ph_hello_number(hello) : PH_HELLO_MORE;
+}
+
+/* Some characters of the name. @available is not 0. */
+static __always_inline enum ph_hello_verdict ph_hello_read_name(struct ph_hello *hello, const __u8 *stream,
+								__u32 available)
+{
+	__u32 at = hello->at, len = hello->name_len, wanted = hello->name_end - hello->pos, count = 0;
+	int is_bad = 0;
+
+	while (count < PH_HELLO_NAME_STEP && count < available && count < wanted && !is_bad) {
+		__u8 c = stream[ph_below(at + count, PH_HELLO_STREAM_BPF_MAX)];
+
+		is_bad = c < 0x20 || c == 0x7f;
+		if (c >= 'A' && c <= 'Z')
+			c += 'a' - 'A';
+		hello->name[ph_below(len + count, PH_NAME_SIZE)] = c;
+		count++;
+	}
+	hello->name_len = len + count;
+	ph_hello_consume(hello, count);
+	if (is_bad)
 		return PH_HELLO_MALFORMED;
-	if (c >= 'A' && c <= 'Z')
-		c += 'a' - 'A';
-	hello->name[ph_below(hello->name_len, PH_NAME_SIZE)] = c;
-	hello->name_len++;
 	if (hello->pos != hello->name_end)
 		return PH_HELLO_MORE;
 	if (hello->pos != hello->server_name_end)
@@ -218,37 +245,18 @@ static inline enum ph_hello_verdict ph_hello_record(struct ph_hello *hello, __u8
 	}
 }
 
-/* Part of a number, a whole one, or one character. @stream and @available are the walk's; none of it is skipped. */
-static inline enum ph_hello_verdict ph_hello_take(struct ph_hello *hello, const __u8 *stream, __u32 available)
-{
-	for (int i = 0; i < PH_HELLO_NUMBER_SIZE && available; i++, available--) {
-		__u8 byte = stream[ph_below(hello->at, PH_HELLO_STREAM_BPF_MAX)];
-
-		ph_hello_consume(hello, 1);
-		if (hello->field == PH_HELLO_NAME)
-			return ph_hello_character(hello, byte);
-		hello->number = hello->number << 8 | byte;
-		if (!hello->more)
-			return ph_hello_number(hello);
-		hello->more--;
-	}
-	return PH_HELLO_MORE;
-}
-
 struct ph_hello_run {
 	struct ph_hello *hello;
 	const __u8 *stream;
 	__u32 len;
 };
 
-/* Consumes at least one byte, else returns 1. */
-static inline long ph_hello_step(__u32 index, void *arg)
+/* What is skipped, and a field or a part of it; at least one byte. Return: 1 when there is nothing left to do. */
+static __always_inline long ph_hello_move(const struct ph_hello_run *run)
 {
-	const struct ph_hello_run *run = arg;
 	struct ph_hello *hello = run->hello;
 	__u32 available, skipped;
 
-	(void)index;
 	if (hello->verdict != PH_HELLO_MORE || hello->at >= run->len)
 		return 1;
 	if (!hello->record_left) {
@@ -261,14 +269,26 @@ static inline long ph_hello_step(__u32 index, void *arg)
 	skipped = hello->skip < available ? hello->skip : available;
 	ph_hello_consume(hello, skipped);
 	hello->skip -= skipped;
-	if (!hello->skip && hello->field != PH_HELLO_END)
-		hello->verdict = ph_hello_take(hello, run->stream, available - skipped);
+	available -= skipped;
+	if (available && hello->field == PH_HELLO_NAME)
+		hello->verdict = ph_hello_read_name(hello, run->stream, available);
+	else if (available && hello->field != PH_HELLO_END)
+		hello->verdict = ph_hello_read(hello, run->stream, available);
 	if (!hello->skip && hello->field == PH_HELLO_END && hello->verdict == PH_HELLO_MORE) {
 		if (hello->record_left)
 			hello->verdict = PH_HELLO_MALFORMED;
 		else
 			hello->verdict = hello->name_len ? PH_HELLO_OK : PH_HELLO_NO_SNI;
 	}
+	return 0;
+}
+
+static inline long ph_hello_step(__u32 index, void *arg)
+{
+	(void)index;
+	for (int i = 0; i < PH_HELLO_STEP_MOVES; i++)
+		if (ph_hello_move(arg))
+			return 1;
 	return 0;
 }
 

@@ -58,4 +58,20 @@
 #define PH_DEFER_ACCEPT_S 1		/* TCP_DEFER_ACCEPT: silent clients sit in the SYN queue until it ends */
 #define PH_MSS_OVERHEAD 40		/* IPv4 and TCP header: MSS told to clients = tunnel MTU - this */
 
+/* One worker. */
+#define PH_CONNECTION_FDS 6		/* at worst: client, CVM, and a pipe each way */
+#define PH_WORKER_FDS 192		/* everything else of a worker: maps, listeners, spare pipes */
+#define PH_ACCEPT_BATCH 16		/* connections accepted before other events have their turn */
+#define PH_ACCEPT_PAUSE_MS 100		/* after running out of descriptors or memory */
+#define PH_LINGER_MS 1000		/* for a refused client to take its alert and close */
+#define PH_LINGER_BYTES 65536		/* what it may send meanwhile */
+#define PH_PIPE_BYTES 65536		/* asked of one splice; the pipe may take less */
+#define PH_PIPES_SPARE 32		/* empty pipes kept at hand */
+#define PH_TURN_ROUNDS 16		/* reads of one direction before other connections have their turn */
+#define PH_TLS_BYTES PH_RECORD_MAX	/* held for one direction of a standard connection while its reader is slow */
+#define PH_TCP_PROBE_AFTER_S 60		/* silence after which TCP keepalives ask whether the peer is there */
+#define PH_TCP_PROBE_EVERY_S 20		/* ... and how often; gone after nine */
+#define PH_TICKET_SECRET_LEN 80		/* bytes behind session tickets: name, HMAC key, AES key */
+#define PH_PEM_MAX 1048576		/* bytes of a certificate or key file */
+
 #endif

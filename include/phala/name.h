@@ -54,12 +54,17 @@ enum ph_name_state {
 	PH_NAME_AT_MODE,
 };
 
-struct ph_name_run {
-	const char *name;
+/* The room that a parse works in; what is in it before does not matter. */
+struct ph_name_walk {
+	struct ph_name found;		/* whole on PH_NAME_OK */
 	__u32 state;			/* enum ph_name_state */
 	__u32 verdict;			/* enum ph_name_verdict */
 	__u32 port;
-	struct ph_name found;
+};
+
+struct ph_name_run {
+	struct ph_name_walk *walk;
+	const char *name;
 };
 
 static inline int ph_name_is_digit(char c)
@@ -68,30 +73,31 @@ static inline int ph_name_is_digit(char c)
 }
 
 /* The label's characters from the dash on. Return: PH_NAME_OK to go on. */
-static inline enum ph_name_verdict ph_name_option(struct ph_name_run *run, char c)
+static inline enum ph_name_verdict ph_name_option(struct ph_name_walk *walk, char c)
 {
 	if (c == '-')
 		return PH_NAME_SECOND_DASH;
-	if (run->state == PH_NAME_AT_MODE)
+	if (walk->state == PH_NAME_AT_MODE)
 		return PH_NAME_BAD_SUFFIX;
 	if (c == 's' || c == 'g') {
-		run->found.mode = c == 's' ? PH_MODE_PASSTHROUGH : PH_MODE_GRPC;
-		if (run->state == PH_NAME_AT_DASH)
-			run->port = c == 's' ? 443 : 80;
-		run->state = PH_NAME_AT_MODE;
+		walk->found.mode = c == 's' ? PH_MODE_PASSTHROUGH : PH_MODE_GRPC;
+		if (walk->state == PH_NAME_AT_DASH)
+			walk->port = c == 's' ? 443 : 80;
+		walk->state = PH_NAME_AT_MODE;
 		return PH_NAME_OK;
 	}
 	if (!ph_name_is_digit(c))
 		return PH_NAME_BAD_PORT;
-	run->port = run->state == PH_NAME_AT_PORT ? run->port * 10 + (c - '0') : (__u32)(c - '0');
-	run->state = PH_NAME_AT_PORT;
-	return run->port < 1 || run->port > 65535 ? PH_NAME_BAD_PORT : PH_NAME_OK;
+	walk->port = walk->state == PH_NAME_AT_PORT ? walk->port * 10 + (c - '0') : (__u32)(c - '0');
+	walk->state = PH_NAME_AT_PORT;
+	return walk->port < 1 || walk->port > 65535 ? PH_NAME_BAD_PORT : PH_NAME_OK;
 }
 
 /* One character of the first label. Return: 1 at its end or at what is wrong, which is the verdict then. */
 static inline long ph_name_step(__u32 index, void *arg)
 {
-	struct ph_name_run *run = arg;
+	const struct ph_name_run *run = arg;
+	struct ph_name_walk *walk = run->walk;
 	char c = run->name[ph_below(index, PH_NAME_SIZE)];
 	enum ph_name_verdict verdict = PH_NAME_OK;
 
@@ -99,29 +105,51 @@ static inline long ph_name_step(__u32 index, void *arg)
 		c += 'a' - 'A';
 	if (c == '.') {
 		if (!index)
-			run->verdict = PH_NAME_BAD;
+			walk->verdict = PH_NAME_BAD;
 		else
-			run->verdict = run->state == PH_NAME_AT_DASH ? PH_NAME_BAD_PORT : PH_NAME_OK;
-		run->found.base = index + 1;
+			walk->verdict = walk->state == PH_NAME_AT_DASH ? PH_NAME_BAD_PORT : PH_NAME_OK;
+		walk->found.base = index + 1;
 		return 1;
 	}
 	if (index >= PH_LABEL_MAX) {
 		verdict = PH_NAME_LABEL_TOO_LONG;
-	} else if (run->state != PH_NAME_AT_ID) {
-		verdict = ph_name_option(run, c);
+	} else if (walk->state != PH_NAME_AT_ID) {
+		verdict = ph_name_option(walk, c);
 	} else if (ph_name_is_digit(c) || (c >= 'a' && c <= 'z')) {
-		run->found.id[ph_below(index, PH_ID_SIZE)] = c;
+		walk->found.id[ph_below(index, PH_ID_SIZE)] = c;
 	} else if (c == '-' && index) {
-		run->state = PH_NAME_AT_DASH;
+		walk->state = PH_NAME_AT_DASH;
 	} else {
 		verdict = PH_NAME_BAD;
 	}
 	if (verdict == PH_NAME_OK)
 		return 0;
-	run->verdict = verdict;
+	walk->verdict = verdict;
 	return 1;
 }
 
+/**
+ * ph_name_walk() - ph_name_parse() for BPF.
+ * @walk: in a map value (see loop.h); the name is in @walk->found on PH_NAME_OK.
+ */
+static inline enum ph_name_verdict ph_name_walk(struct ph_name_walk *walk, const char *name, __u32 len)
+{
+	struct ph_name_run run = { .walk = walk, .name = name };
+
+	__builtin_memset(walk, 0, sizeof(*walk));
+	walk->port = 80;
+	walk->verdict = PH_NAME_BAD;
+	if (len < 1 || len > PH_NAME_MAX)
+		return PH_NAME_BAD;
+	walk->verdict = PH_NAME_NO_DOMAIN;
+	ph_loop(len < PH_LABEL_MAX + 1 ? len : PH_LABEL_MAX + 1, ph_name_step, &run);
+	if (walk->verdict == PH_NAME_OK && name[ph_below(len - 1, PH_NAME_SIZE)] == '.')
+		walk->verdict = PH_NAME_TRAILING_DOT;
+	walk->found.port = walk->port;
+	return (enum ph_name_verdict)walk->verdict;
+}
+
+#ifndef __bpf__
 /**
  * ph_name_parse() - split a server name into id, port, mode and base domain.
  * @name: PH_NAME_SIZE bytes, lower or upper case, of which @len are valid; borrowed.
@@ -132,22 +160,13 @@ static inline long ph_name_step(__u32 index, void *arg)
  */
 static inline enum ph_name_verdict ph_name_parse(const char *name, __u32 len, struct ph_name *ret_name)
 {
-	struct ph_name_run run;
+	struct ph_name_walk walk;
+	enum ph_name_verdict verdict = ph_name_walk(&walk, name, len);
 
-	if (len < 1 || len > PH_NAME_MAX)
-		return PH_NAME_BAD;
-	__builtin_memset(&run, 0, sizeof(run));
-	run.name = name;
-	run.port = 80;
-	run.verdict = PH_NAME_NO_DOMAIN;
-	ph_loop(len < PH_LABEL_MAX + 1 ? len : PH_LABEL_MAX + 1, ph_name_step, &run);
-	if (run.verdict != PH_NAME_OK)
-		return (enum ph_name_verdict)run.verdict;
-	if (name[ph_below(len - 1, PH_NAME_SIZE)] == '.')
-		return PH_NAME_TRAILING_DOT;
-	run.found.port = run.port;
-	*ret_name = run.found;
-	return PH_NAME_OK;
+	if (verdict == PH_NAME_OK)
+		*ret_name = walk.found;
+	return verdict;
 }
+#endif
 
 #endif

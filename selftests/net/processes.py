@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes: what they may, and what their deaths leave.
+
+    holder (sockets) ──┬── manager (CAP_NET_ADMIN, CAP_BPF)
+                       ├── worker 0 (nothing)
+                       └── worker 1 (nothing)
+"""
+import contextlib, os, pwd, re, select, shutil, signal, socket, subprocess, time
+from pathlib import Path
+
+from lab import tls
+from lab.lab import DOMAIN, GATEWAY, GATEWAY6, SLOW, wait_until, wg
+from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, standard_pair
+
+
+def setup(lab):
+    lab.ready()
+
+
+topic = Topic("processes", setup)
+
+
+def status_of(pid):
+    return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+
+
+def ask(lab, label="alpha1-8080", **options):
+    with lab.tls(label, **options) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        return client.recv_all().split(b"\r\n\r\n")[1]
+
+
+def works(lab):
+    equal(ask(lab), b"alpha1\n", "a new connection")
+
+
+def alive(pairs):
+    """Does a byte still go from each client to its CVM and back? Returns a list."""
+    def one(client, cvm):
+        try:
+            client.sendall(b"?")
+            if cvm.recv(1) != b"?":
+                return False
+            cvm.sendall(b"!")
+            return client.recv(1) == b"!"
+        except OSError:
+            return False
+    return [one(*pair) for pair in pairs]
+
+
+@topic.row("workers: nobody, no capability, seccomp, no new privileges, not dumpable", only="optimised")
+def _(lab):
+    nobody = pwd.getpwnam("nobody")
+    workers = [pid for role, pid in lab.processes().items() if role.startswith("worker")]
+    equal(len(workers), 2, "workers")
+    for pid in workers:
+        status = status_of(pid)
+        for key, wanted in (("CapEff", "0" * 16), ("CapPrm", "0" * 16), ("CapInh", "0" * 16), ("CapBnd", "0" * 16),
+                            ("CapAmb", "0" * 16), ("Seccomp", "2"), ("NoNewPrivs", "1"), ("Groups", ""),
+                            ("Uid", "\t".join([str(nobody.pw_uid)] * 4)), ("Gid", "\t".join([str(nobody.pw_gid)] * 4))):
+            equal(status[key].strip(), wanted, key)
+        equal(os.stat(f"/proc/{pid}/maps").st_uid, 0, "owner of /proc/PID, which is root's only when not dumpable")
+
+
+@topic.row("workers hold no file and no socket that they need not", only="optimised")
+def _(lab):
+    for role, pid in lab.processes().items():
+        if role.startswith("worker"):
+            links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+            for link in links:
+                expect(re.match(r"(socket:|pipe:|anon_inode:|/dev/null|/memfd:|" + re.escape(str(lab.log)) + ")", link),
+                       f"{role} holds {link}")
+
+
+@topic.row("the manager is no root with everything: CAP_NET_ADMIN and CAP_BPF, and few others at most", only="optimised")
+def _(lab):
+    status = status_of(lab.processes()["manager"])
+    capabilities = {bit for bit in range(64) if int(status["CapEff"], 16) >> bit & 1}
+    expect({12, 39} <= capabilities, f"CAP_NET_ADMIN and CAP_BPF are among {capabilities}")
+    # DAC_OVERRIDE, SETUID, SYS_MODULE, SYS_PTRACE, SYS_ADMIN
+    expect(not capabilities & {1, 7, 16, 19, 21}, f"{capabilities} has what would make it root")
+    equal(status["NoNewPrivs"], "1", "NoNewPrivs")
+
+
+@topic.row("listening: somaxconn and backlog are large, TCP_DEFER_ACCEPT is on, the MSS fits the tunnel")
+def _(lab):
+    with lab.gateway.inside():
+        equal(int(Path("/proc/sys/net/core/somaxconn").read_text()), 65535, "somaxconn")
+    for line in lab.gateway.run(["ss", "-Hltn", "sport", "=", "443"]).stdout.splitlines():
+        equal(line.split()[2], "65535", f"backlog in {line}")
+    with lab.connect() as sock:
+        mss = sock.getsockopt(socket.IPPROTO_TCP, 2)
+        expect(mss <= 1380, f"the client's MSS is {mss}")
+
+
+@topic.row("kill -9 of the manager: connections go on, new ones work meanwhile, it is back within a second")
+def _(lab):
+    pairs = [passthrough_pair(lab, "alpha1-7500s", "alpha1", 7500) for _ in range(3)]
+    old = lab.processes()["manager"]
+    start = time.monotonic()
+    os.kill(old, signal.SIGKILL)
+    works(lab)
+    new = wait_until(lambda: lab.processes().get("manager", old) != old and lab.processes()["manager"], 5, "a new manager")
+    wait_until(lambda: lab.ctl("status", check=False).returncode == 0, 5, "it answers")
+    took = time.monotonic() - start
+    expect(took < 1 * SLOW, f"back after {took:.2f} s")
+    expect(new != old, "another process")
+    equal(alive(pairs), [True] * 3, "old connections")
+    works(lab)
+    equal(len(lab.json("cvm", "list")), 3, "CVMs")
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+@topic.row("kill -9 of a worker: the others' connections go on, it is back within a second")
+def _(lab):
+    works(lab)
+    pairs = [passthrough_pair(lab, "alpha1-7501s", "alpha1", 7501) for _ in range(16)]
+    before = {worker["worker"]: worker for worker in lab.json("map", "dump", "workers")}
+    equal(sum(worker["active"] for worker in before.values()), 16, "connections")
+    start = time.monotonic()
+    os.kill(before[0]["pid"], signal.SIGKILL)
+    wait_until(lambda: lab.json("map", "dump", "workers")[0]["pid"] not in (0, before[0]["pid"]), 5, "a new worker")
+    took = time.monotonic() - start
+    expect(took < 1 * SLOW, f"back after {took:.2f} s")
+    equal(sum(alive(pairs)), before[1]["active"], "connections that live")
+    for _ in range(6):
+        works(lab)
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+@topic.row("a worker's counters are not lost with it")
+def _(lab):
+    works(lab)
+    wait_until(lambda: counters(lab).get("closed", 0) >= 1, 3, "counted")
+    before = counters(lab)
+    worker = lab.json("map", "dump", "workers")[0]
+    os.kill(worker["pid"], signal.SIGKILL)
+    wait_until(lambda: lab.json("map", "dump", "workers")[0]["pid"] not in (0, worker["pid"]), 5, "a new worker")
+    after = counters(lab)
+    expect(all(after.get(reason, 0) >= count for reason, count in before.items()), f"{before} became {after}")
+
+
+@topic.row("kill -9 of the holder: all of it ends, and the next start is whole")
+def _(lab):
+    lab.stop(signal.SIGKILL)
+    wait_until(lambda: not lab.processes(), 5, "no process is left")
+    lab.start()
+    lab.wait_healthy()
+    works(lab)
+
+
+def add(lab, number):
+    return lab.gateway.run([lab.build / "phalactl", "--config", lab.conf, "cvm", "add", "--app", "load", "--instance",
+                            f"load{number}", "--generate-key"]).returncode == 0
+
+
+@topic.row("kill -9 of everything during cvm add: whatever was acknowledged is there, and nothing by halves", victim="holder",
+           seconds=60)
+@topic.row("kill -9 of the manager during cvm add: whatever was acknowledged is there", victim="manager", seconds=60)
+def _(lab, victim):
+    acknowledged, number, base = [], 0, 1000 if victim == "holder" else 2000
+    for pause in (0.03, 0.11, 0.2):
+        killer = subprocess.Popen(["sh", "-c", f"sleep {pause * max(1, SLOW / 3)}; kill -9 {lab.processes()[victim]}"])
+        while killer.poll() is None:
+            number += 1
+            if add(lab, base + number):
+                acknowledged.append(f"load{base + number}")
+        if victim == "holder":
+            lab.phalad.wait(LIMIT)
+            wait_until(lambda: not lab.processes(), 5, "no process is left")
+            lab.start()
+        wait_until(lambda: lab.ctl("status", check=False).returncode == 0, 5, "phalad answers")
+        known = {cvm["instance"]: cvm for cvm in lab.json("cvm", "list") if cvm["app"] == "load"}
+        expect(set(acknowledged) <= set(known), f"{set(acknowledged) - set(known)} is lost")
+        ids = {row["id"] for row in lab.json("map", "dump", "ids")}
+        expect(set(known) <= ids, f"{set(known) - ids} is not in the maps")
+        if lab.wireguard:
+            peers = dict(line.split() for line in lab.gateway.run(["wg", "show", "wg0", "allowed-ips"]).stdout.splitlines())
+            every = {cvm["public_key"]: cvm["address"] + "/32" for cvm in lab.json("cvm", "list")}
+            equal(peers, every, "WireGuard's peers")
+    expect(acknowledged, "something was added")
+    works(lab)
+    for name in known:
+        lab.ctl("cvm", "remove", name)
+
+
+@topic.row("a second phalad is refused, and the first goes on")
+def _(lab):
+    done = lab.gateway.run([lab.build / "phalad", "--config", lab.conf], timeout=20 * SLOW)
+    equal(done.returncode, 1, "exit status")
+    expect("runs already" in done.stderr and str(lab.phalad.pid) in done.stderr, f"it says why: {done.stderr}")
+    works(lab)
+    expect(lab.ctl("status", check=False).returncode == 0, "phalactl still reaches the first")
+
+
+@topic.row("SIGTERM: exit status 0, connections end, the maps stay; the next start adopts them")
+def _(lab):
+    pairs = [passthrough_pair(lab, "alpha1-7502s", "alpha1", 7502) for _ in range(2)]
+    equal(lab.stop(), 0, "exit status")
+    for pair in pairs:
+        for sock in pair:
+            with sock:
+                expect(tls.drain(sock)[1] in ("FIN", "RST"), "ended")
+    equal(lab.processes(), {}, "processes")
+    expect(lab.ctl("route", f"alpha1.{DOMAIN}", check=False).stdout.count("alpha1"), "the maps are there")
+    lab.start()
+    lab.wait_healthy()
+    works(lab)
+
+
+def serial(lab):
+    with lab.tls("alpha1-8080", authority=lab.authority.pem) as client:
+        return client.ssl.getpeercert()["serialNumber"]
+
+
+@contextlib.contextmanager
+def files_replaced(lab, certificate, key):
+    """The configured pair is other content for a while."""
+    kept = [path.read_bytes() for path in lab.certificate]
+    try:
+        for path, content in zip(lab.certificate, (certificate, key)):
+            path.write_bytes(content)
+        yield
+    finally:
+        for path, content in zip(lab.certificate, kept):
+            path.write_bytes(content)
+
+
+@topic.row("SIGHUP: a new certificate is used for new connections, old ones go on")
+def _(lab):
+    client, cvm = standard_pair(lab, "alpha1-7503", "alpha1", 7503)
+    new = lab.authority.issue("renewed", f"*.{DOMAIN}")
+    before = serial(lab)
+    with client, cvm, files_replaced(lab, *(path.read_bytes() for path in new)):
+        lab.phalad.send_signal(signal.SIGHUP)
+        wait_until(lambda: all(serial(lab) != before for _ in range(8)), 5, "every worker shows the new certificate")
+        client.send(b"still here")
+        equal(cvm.recv(100), b"still here", "the old connection")
+    lab.phalad.send_signal(signal.SIGHUP)
+    wait_until(lambda: all(serial(lab) == before for _ in range(8)), 5, "and back")
+
+
+@topic.row("SIGHUP with a bad pair: the old one stays, and the log says why", what="rubbish")
+@topic.row("SIGHUP with another key: the old one stays, and the log says why", what="mismatch")
+@topic.row("SIGHUP with an expired certificate: the old one stays, and the log says why", what="expired")
+def _(lab, what):
+    before, logged = serial(lab), len(lab.log.read_text())
+    other = lab.authority.issue(what, f"*.{DOMAIN}", days=-1 if what == "expired" else 30)
+    pair = {"rubbish": (b"no certificate", b"no key"), "mismatch": (lab.certificate[0].read_bytes(), other[1].read_bytes()),
+            "expired": (other[0].read_bytes(), other[1].read_bytes())}[what]
+    with files_replaced(lab, *pair):
+        lab.phalad.send_signal(signal.SIGHUP)
+        wait_until(lambda: str(lab.certificate[0].parent) in lab.log.read_text()[logged:], 5, "a line about it in the log")
+        equal([serial(lab) for _ in range(4)], [before] * 4, "the certificate")
+
+
+LISTEN_FDS = """
+import os, sys
+for at, fd in enumerate(map(int, sys.argv[1].split(","))):
+    os.dup2(fd, 3 + at)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(at + 1))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@topic.row("socket activation: sockets that are handed over are used, and nobody is turned away while phalad restarts")
+def _(lab):
+    lab.stop()
+    sockets = [lab.gateway.socket(), lab.gateway.socket(socket.AF_INET6)]
+    for sock, address in zip(sockets, (GATEWAY, GATEWAY6)):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, 443))
+        sock.listen(512)
+    try:
+        # 10 and 11: out of the way of 3 and 4.
+        held = [os.dup2(sock.fileno(), 100 + i) for i, sock in enumerate(sockets)]
+        launcher = ["/usr/bin/python3", "-c", LISTEN_FDS, ",".join(map(str, held))]
+        lab.start(launcher, pass_fds=held)
+        lab.wait_healthy()
+        works(lab)
+        equal(ask(lab, family=6), b"alpha1\n", "IPv6")
+        lab.stop()
+        waiting = tls.Tls(lab.connect(), tls.client_context(), f"alpha1-8080.{DOMAIN}")
+        waiting.sock.sendall(waiting.hello())
+        lab.start(launcher, pass_fds=held)
+        with waiting:
+            waiting.handshake()
+            waiting.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            expect(waiting.recv_all().endswith(b"alpha1\n"), "who came while phalad was away is served")
+    finally:
+        for fd in held:
+            os.close(fd)
+        for sock in sockets:
+            sock.close()
+        lab.stop()
+        lab.start()
+        lab.wait_healthy()
+
+
+@topic.row("a socket handed over that is not configured is refused")
+def _(lab):
+    with lab.gateway.socket() as sock:
+        sock.bind((GATEWAY, 4444))
+        sock.listen(1)
+        lab.stop()
+        held = os.dup2(sock.fileno(), 100)
+        try:
+            lab.start(["/usr/bin/python3", "-c", LISTEN_FDS, str(held)], pass_fds=[held], wait=False)
+            equal(lab.phalad.wait(LIMIT), 1, "exit status")
+            expect(f"{GATEWAY}:4444" in lab.log.read_text()[-500:], "it says which")
+        finally:
+            os.close(held)
+            lab.start()
+            lab.wait_healthy()
+
+
+@topic.row("out of descriptors: accept backs off without spinning, those served go on, later ones are served when there is room")
+def _(lab):
+    lab.stop()
+    lab.start(["prlimit", "--nofile=64:64"], Gateway={"Workers": 1})
+    try:
+        lab.wait_healthy()
+        pid = lab.processes()["worker 0"]
+        pairs = []
+        with listening(lab, "alpha1", 7504) as listener:
+            hello = tls.records(tls.client_hello(tls.sni(f"alpha1-7504s.{DOMAIN}")))
+            clients = [lab.connect() for _ in range(64)]
+            for client in clients:
+                client.sendall(hello)
+            wait_until(lambda: counters(lab).get("no-descriptors", 0) >= 1, 5, "it is counted")
+            ticks = lambda: sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+            before = ticks()
+            time.sleep(2)               # a stretch of time in which a loop would show
+            used = (ticks() - before) / os.sysconf("SC_CLK_TCK") / 2
+            expect(used < 0.5, f"the worker uses {used:.0%} of a core while it waits")
+            listener.settimeout(0.2)
+            served = []
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    served.append(accept(listener))
+            expect(8 <= len(served) < 64, f"{len(served)} connections are served at once")
+            listener.settimeout(LIMIT)
+            for sock in served:
+                sock.close()            # the CVM ends them, the clients then do, and there is room
+            for client in clients:
+                client.shutdown(1)
+            for _ in range(64 - len(served)):
+                accept(listener).close()
+            for client in clients:
+                client.close()
+        equal(lab.processes()["worker 0"], pid, "the worker")
+        works(lab)
+    finally:
+        lab.stop()
+        lab.start()
+        lab.wait_healthy()
+
+
+@topic.row("a kernel without WireGuard: phalad says so, and which kernel has it", only="external")
+def _(lab):
+    conf = lab.directory / "wireguard.conf"
+    lab.wireguard = True
+    text = lab.configuration(Gateway={"RunDir": lab.directory / "run-wg", "StateDir": lab.directory / "state-wg",
+                                      "BpfDir": "/sys/fs/bpf/phala-wg"})
+    lab.wireguard = False
+    conf.write_text(text)
+    done = lab.gateway.run([lab.build / "phalad", "--config", conf], timeout=20 * SLOW)
+    equal(done.returncode, 1, "exit status")
+    expect("WireGuard" in done.stderr and "5.6" in done.stderr, f"it says: {done.stderr}")

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the end-to-end tests, and the few words they are written in."""
+import contextlib, fnmatch, os, threading
+
+from lab import lab as the_lab, tls
+from lab.lab import DOMAIN, SLOW
+
+LIMIT = 10 * SLOW       # seconds that a socket waits before a row fails
+
+
+class Failed(Exception):
+    pass
+
+
+class Topic:
+    """Rows that share a configuration of phalad. @setup(lab) makes ready; rows take the lab."""
+    def __init__(self, name, setup):
+        self.name, self.setup, self.rows = name, setup, []
+
+    def here(self, lab, pattern):
+        """The rows that mean something in this lab, and match."""
+        places = {None, "wireguard" if lab.wireguard else "external", "sanitized" if lab.sanitized else "optimised"}
+        if os.environ.get("PHALA_GUEST"):
+            places.add("guest")
+        return [row for row in self.rows if row[2] in places and fnmatch.fnmatch(f"{self.name}: {row[0]}", pattern)]
+
+    def row(self, name, only=None, seconds=30, **arguments):
+        """Decorates a function. @only: "wireguard", "external", "guest", "optimised": it has no meaning elsewhere."""
+        def keep(function):
+            self.rows.append((name, lambda lab: function(lab, **arguments), only, seconds))
+            return function
+        return keep
+
+
+def expect(true, what):
+    if not true:
+        raise Failed(what)
+
+
+def equal(got, wanted, what):
+    if got != wanted:
+        show = lambda value: repr(value) if len(repr(value)) < 300 else f"{len(value)} of {type(value).__name__}, {repr(value)[:200]}"
+        raise Failed(f"{what}: {show(got)}, not {show(wanted)}")
+
+
+def together(*functions):
+    """Runs them in threads; returns their results, or raises what one of them raised."""
+    results, errors = [None] * len(functions), []
+
+    def one(i, function):
+        try:
+            results[i] = function()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=one, args=pair, daemon=True) for pair in enumerate(functions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(6 * LIMIT)
+    if errors:
+        raise errors[0]
+    expect(not any(thread.is_alive() for thread in threads), "still busy when the time was over")
+    return results
+
+
+@contextlib.contextmanager
+def listening(lab, name, port, backlog=512):
+    """A listening socket in a CVM."""
+    with lab.cvms[name].ns.listen(port, backlog=backlog) as listener:
+        listener.settimeout(LIMIT)
+        yield listener
+
+
+def accept(listener):
+    sock, _ = listener.accept()
+    sock.settimeout(LIMIT)
+    return sock
+
+
+def standard_pair(lab, label, name, port, **options):
+    """A client's TLS connection and the CVM's end of it."""
+    with listening(lab, name, port) as listener:
+        client = lab.tls(label, **options)
+        return client, accept(listener)
+
+
+def passthrough_pair(lab, label, name, port, family=4):
+    """A client's socket that has sent a hello, and the CVM's end that has read it; from here on bytes are bytes."""
+    hello = tls.records(tls.client_hello(tls.sni(f"{label}.{DOMAIN}")))
+    with listening(lab, name, port) as listener:
+        client = lab.connect(family)
+        client.sendall(hello)
+        cvm = accept(listener)
+    equal(read_exactly(cvm, len(hello)), hello, "the hello at the CVM")
+    return client, cvm
+
+
+def read_exactly(sock, size):
+    data = bytearray()
+    while len(data) < size and (chunk := sock.recv(min(size - len(data), 1 << 16))):
+        data += chunk
+    return bytes(data)
+
+
+def counters(lab):
+    """What the workers have counted, by reason."""
+    total = {}
+    for worker in lab.json("map", "dump", "workers"):
+        for reason, count in worker["counters"].items():
+            total[reason] = total.get(reason, 0) + count
+    return total
+
+
+@contextlib.contextmanager
+def counted(lab, reason, times=1):
+    """Expects that a counter has gone up by exactly so much, soon."""
+    before = counters(lab).get(reason, 0)
+    yield
+    got = lambda: counters(lab).get(reason, 0) - before
+    with contextlib.suppress(TimeoutError):
+        the_lab.wait_until(lambda: got() >= times, 3, reason)
+    equal(got(), times, f"counter {reason}")

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers that stop, connections that idle, descriptors that run out."""
+import os, re, resource, select, socket, time
+from pathlib import Path
+
+from lab import tls
+from lab.lab import DOMAIN, SLOW, wait_until
+from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, read_exactly, standard_pair
+
+IDLE = 2.0 * max(1, SLOW / 3)
+
+
+def setup(lab):
+    lab.ready(Gateway={"IdleTimeout": f"{IDLE * 1000:.0f}ms", "Workers": 1})
+
+
+topic = Topic("slow", setup)
+
+
+def memory(lab):
+    """Resident bytes of all workers."""
+    pids = [worker["pid"] for worker in lab.json("map", "dump", "workers")]
+    return sum(int(re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) << 10 for pid in pids)
+
+
+def fill(lab, sender, most):
+    """Sends until nothing is taken any more. Returns how many bytes of the pattern went out."""
+    sender.settimeout(0)
+    sent = 0
+    while sent < most:
+        _, ready, _ = select.select([], [sender], [], 0.5 * max(1, SLOW / 3))
+        if not ready:
+            return sent
+        sent += sender.send(bytes(65536))
+    expect(False, f"{most} bytes were taken for a reader that stopped")
+
+
+@topic.row("passthrough, a CVM that stops reading: bounded memory, then all arrives", side="cvm")
+@topic.row("passthrough, a client that stops reading: bounded memory, then all arrives", side="client")
+def _(lab, side):
+    before = memory(lab)
+    client, cvm = passthrough_pair(lab, "alpha1-7400s", "alpha1", 7400)
+    sender, reader = (client, cvm) if side == "cvm" else (cvm, client)
+    with client, cvm:
+        sent = fill(lab, sender, 64 << 20)
+        grown = memory(lab) - before
+        expect(grown < 4 << 20, f"the worker grew by {grown >> 10} KiB for {sent >> 10} KiB in flight")
+        # Half the idle time-out of silence, and it goes on where it was.
+        reader.settimeout(LIMIT)
+        equal(len(read_exactly(reader, sent)), sent, "bytes that arrive")
+        sender.settimeout(LIMIT)
+        sender.sendall(b"the end")
+        sender.shutdown(1)
+        equal(tls.drain(reader), (b"the end", "FIN"), "after it")
+
+
+@topic.row("standard, a CVM that stops reading: bounded memory, then all arrives", side="cvm")
+@topic.row("standard, a client that stops reading: bounded memory, then all arrives", side="client")
+def _(lab, side):
+    client, cvm = standard_pair(lab, "alpha1-7401", "alpha1", 7401)
+    before = memory(lab)
+    with client, cvm:
+        if side == "client":
+            sent = fill(lab, cvm, 64 << 20)
+        else:
+            sent, client.sock.settimeout = 0, client.sock.settimeout
+            client.sock.settimeout(0.5 * max(1, SLOW / 3))
+            try:
+                while sent < 64 << 20:
+                    client.ssl.write(bytes(16384))
+                    record = client.outgoing.read()
+                    while record:
+                        record = record[client.sock.send(record):]
+                    sent += 16384
+                expect(False, "64 MiB were taken for a reader that stopped")
+            except TimeoutError:
+                sent += 16384           # this record is on its way in part
+        grown = memory(lab) - before
+        expect(grown < 4 << 20, f"the worker grew by {grown >> 10} KiB for {sent >> 10} KiB in flight")
+        client.sock.settimeout(LIMIT)
+        cvm.settimeout(LIMIT)
+        if side == "client":
+            equal(len(client.recv_exactly(sent)), sent, "bytes that arrive")
+        else:
+            got = len(read_exactly(cvm, sent - 16384))
+            client.sock.sendall(record)
+            equal(got + len(read_exactly(cvm, 16384)), sent, "bytes that arrive")
+
+
+@topic.row("forty stopped readers of each kind cost bounded memory", seconds=120)
+def _(lab):
+    before = memory(lab)
+    pairs = []
+    for _ in range(40):
+        client, cvm = passthrough_pair(lab, "alpha1-7402s", "alpha1", 7402)
+        client.settimeout(0)
+        pairs.append((client, cvm))
+    for client, _ in pairs:
+        try:
+            for _ in range(64):
+                client.send(bytes(65536))
+        except BlockingIOError:
+            pass
+    wait_until(lambda: True, 1, "")
+    grown = memory(lab) - before
+    for pair in pairs:
+        for sock in pair:
+            tls.reset(sock)
+    expect(grown < 24 << 20, f"the worker grew by {grown >> 10} KiB")
+
+
+@topic.row("a connection without a byte either way ends with the idle time-out, passthrough", label="alpha1-7403s", port=7403)
+@topic.row("a connection without a byte either way ends with the idle time-out, standard", label="alpha1-7404", port=7404)
+def _(lab, label, port):
+    pair = passthrough_pair if label.endswith("s") else standard_pair
+    client, cvm = pair(lab, label, "alpha1", port)
+    with client, cvm, counted(lab, "idle"):
+        start = time.monotonic()
+        _, ended = tls.drain(cvm)
+        took = time.monotonic() - start
+        expect(ended in ("FIN", "RST") and IDLE * 0.6 < took < IDLE * 2 + 2, f"{ended} after {took:.1f} s")
+        _, ended = tls.drain(client.sock if port == 7404 else client)
+        expect(ended in ("FIN", "RST"), "the client's end too")
+
+
+@topic.row("a byte now and then, in one direction only, keeps a connection")
+def _(lab):
+    client, cvm = passthrough_pair(lab, "alpha1-7405s", "alpha1", 7405)
+    with client, cvm:
+        for _ in range(8):
+            time.sleep(IDLE / 3)        # what is tested is time that passes
+            cvm.sendall(b".")
+            equal(client.recv(10), b".", "still there")
+
+
+@topic.row("half closed and idle ends too")
+def _(lab):
+    client, cvm = passthrough_pair(lab, "alpha1-7406s", "alpha1", 7406)
+    with client, cvm, counted(lab, "idle"):
+        client.shutdown(1)
+        equal(tls.drain(cvm), (b"", "FIN"), "at the CVM")
+        expect(tls.drain(client)[1] in ("FIN", "RST"), "ended")

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel WireGuard, health, and what must not cross.
+
+    client ── n0 gateway wg0 ~~~ UDP over u0, fabric ~~~ wg in alpha1, alpha2, beta1
+"""
+import contextlib, errno, os, signal, socket, subprocess, threading, time
+
+from lab import tls
+from lab.capture import Capture
+from lab.lab import CLIENT, DOMAIN, GATEWAY, SLOW, TUNNEL_GATEWAY, wait_until, wg
+from rows import LIMIT, Topic, equal, expect, listening, passthrough_pair, read_exactly, standard_pair
+from choice import spread
+from processes import alive, works
+
+
+def setup(lab):
+    lab.ready()
+
+
+topic = Topic("tunnel", setup)
+
+
+@topic.row("a CVM reaches another by its public name")
+def _(lab):
+    sock = lab.cvms["alpha1"].ns.connect(GATEWAY, 443, timeout=LIMIT)
+    with tls.Tls(sock, tls.client_context(authority=lab.authority.pem), f"beta1-8080.{DOMAIN}").handshake() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        expect(client.recv_all().endswith(b"beta1\n"), "beta1 answers")
+
+
+def wg_show(lab, what):
+    """{public key: value}"""
+    lines = lab.gateway.run(["wg", "show", "wg0", what]).stdout.splitlines()
+    return dict(line.split("\t", 1) for line in lines)
+
+
+@topic.row("each peer has one /32, its own", only="wireguard")
+def _(lab):
+    equal(wg_show(lab, "allowed-ips"), {wg("pubkey", cvm.key): cvm.address + "/32" for cvm in lab.cvms.values()}, "allowed IPs")
+
+
+@topic.row("the CVM's side has keepalive and the gateway's prefix", only="wireguard")
+def _(lab):
+    for name, cvm in lab.cvms.items():
+        show = cvm.ns.run(["wg", "show", name]).stdout
+        expect("persistent keepalive: every 25 seconds" in show and "allowed ips: 10.0.0.0/24" in show, show)
+
+
+@topic.row("a blackhole lies behind the CVM range", only="wireguard")
+def _(lab):
+    routes = lab.gateway.run(["ip", "route", "show", "10.0.0.0/8"]).stdout
+    expect("blackhole 10.0.0.0/8" in routes and "dev wg0" in routes, routes)
+
+
+@topic.row("a peer is added and removed while traffic flows, and the others' sessions stay", only="wireguard")
+def _(lab):
+    handshakes = wg_show(lab, "latest-handshakes")
+    client, cvm = passthrough_pair(lab, "alpha1-7600s", "alpha1", 7600)
+    with client, cvm:
+        for i in range(3):
+            lab.ctl("cvm", "add", "--app", "gamma", "--instance", f"gamma{i}", "--generate-key")
+            equal(alive([(client, cvm)]), [True], "the old connection")
+        equal(len(wg_show(lab, "allowed-ips")), 6, "peers")
+        for i in range(3):
+            lab.ctl("cvm", "remove", f"gamma{i}")
+            equal(alive([(client, cvm)]), [True], "the old connection")
+    equal(wg_show(lab, "latest-handshakes"), handshakes, "handshakes")
+
+
+@topic.row("phalad starts again and touches no peer that is right", only="wireguard")
+def _(lab):
+    index = lab.gateway.run(["ip", "-o", "link", "show", "wg0"]).stdout.split(":")[0]
+    handshakes, before = wg_show(lab, "latest-handshakes"), wg_show(lab, "transfer")
+    lab.stop()
+    lab.start()
+    lab.wait_healthy()
+    works(lab)
+    equal(wg_show(lab, "latest-handshakes"), handshakes, "handshakes")
+    equal(lab.gateway.run(["ip", "-o", "link", "show", "wg0"]).stdout.split(":")[0], index, "the device")
+    for key, text in wg_show(lab, "transfer").items():
+        expect(int(text.split()[0]) >= int(before[key].split()[0]), "counters go on")
+
+
+@topic.row("peers that are strange or wrong are put right at a start", only="wireguard")
+def _(lab):
+    lab.stop()
+    wrong = wg("pubkey", lab.cvms["alpha1"].key)
+    lab.gateway.run(["wg", "set", "wg0", "peer", wg("pubkey", wg("genkey")), "allowed-ips", "10.5.5.5/32"])
+    lab.gateway.run(["wg", "set", "wg0", "peer", wrong, "allowed-ips", "10.6.6.0/24"])
+    lab.gateway.run(["wg", "set", "wg0", "peer", wg("pubkey", lab.cvms["beta1"].key), "remove"])
+    lab.start()
+    equal(wg_show(lab, "allowed-ips"), {wg("pubkey", cvm.key): cvm.address + "/32" for cvm in lab.cvms.values()}, "allowed IPs")
+    for cvm in lab.cvms.values():
+        cvm.handshake()
+    lab.wait_healthy()
+    works(lab)
+
+
+# Health.
+
+@topic.row("an instance without handshake is never chosen", only="wireguard")
+def _(lab):
+    lab.ctl("cvm", "add", "--app", "alpha", "--instance", "alpha3", "--generate-key")
+    try:
+        equal(lab.health("alpha3"), "never seen", "health")
+        equal(sum(spread(lab, "alpha-7601s", 7601, 30).values()), 30, "connections that arrive")
+        equal(lab.json("route", f"alpha-7601s.{DOMAIN}")["choices"], 2, "choices")
+    finally:
+        lab.ctl("cvm", "remove", "alpha3")
+
+
+@topic.row("a silenced instance goes out of rotation when its handshake is too old, and comes back", only="wireguard", seconds=60)
+def _(lab):
+    lab.restart(Gateway={"HealthyFor": "10s"})
+    silent, other = lab.cvms["alpha1"], lab.cvms["alpha2"]
+    for cvm in (silent, other):
+        cvm.handshake()
+    lab.wait_healthy("alpha1", "alpha2")
+    client, cvm = passthrough_pair(lab, "alpha1-7602s", "alpha1", 7602)
+    silent.ns.ip("link set alpha1 down")
+
+    def out():
+        if lab.json("cvm", "show", "alpha2")["handshake_age_s"] > 3:
+            other.handshake()
+        return lab.health("alpha1") == "handshake too old"
+    wait_until(out, 20, "alpha1 is out")
+    other.handshake()
+    lab.wait_healthy("alpha2")
+    equal(spread(lab, "alpha-7603s", 7603, 20), {"alpha1": 0, "alpha2": 20, "beta1": 0}, "connections")
+    with lab.connect() as sock:
+        sock.sendall(tls.records(tls.client_hello(tls.sni(f"alpha1-7603s.{DOMAIN}"))))
+        equal(tls.alert_of(tls.drain(sock)[0]), "internal_error", "alert for the instance's own name")
+    silent.handshake()
+    other.handshake()
+    lab.wait_healthy("alpha1", "alpha2")
+    equal(alive([(client, cvm)]), [True], "the connection that was there before")
+    expect(spread(lab, "alpha-7604s", 7604, 30)["alpha1"] > 0, "alpha1 gets some again")       # misses once in 2^30
+    client.close()
+    cvm.close()
+    lab.restart()
+
+
+@topic.row("the wall clock jumps a day forth and back, and nobody's health changes", only="guest", seconds=60)
+def _(lab):
+    for cvm in lab.cvms.values():
+        cvm.handshake()
+    lab.wait_healthy()
+    client, cvm = passthrough_pair(lab, "alpha1-7605s", "alpha1", 7605)
+    base, begin = time.clock_gettime(time.CLOCK_REALTIME), time.monotonic()
+    try:
+        for jump in (86400, -86400, 7200, -400):
+            time.clock_settime(time.CLOCK_REALTIME, base + (time.monotonic() - begin) + jump)
+            for _ in range(3):
+                # The manager reads handshakes each second: let it look three times.
+                seen = lab.json("map", "dump", "gateway")[0]["health_age_s"]
+                wait_until(lambda: lab.json("map", "dump", "gateway")[0]["health_age_s"] <= seen, 3, "health is refreshed")
+                time.sleep(1.1)
+            equal([lab.health(name) for name in lab.cvms], ["healthy"] * 3, f"health after a jump of {jump} s")
+            equal(alive([(client, cvm)]), [True], "the connection")
+            works(lab)
+    finally:
+        time.clock_settime(time.CLOCK_REALTIME, base + (time.monotonic() - begin))
+        client.close()
+        cvm.close()
+
+
+@topic.row("health freezes when the manager is gone, and after ManagerGrace nothing new is routed; the holder keeps serving")
+def _(lab):
+    lab.restart(Gateway={"ManagerGrace": f"{max(2, SLOW):.0f}s"})
+    for cvm in lab.cvms.values():
+        cvm.handshake()
+    lab.wait_healthy()
+    pair = passthrough_pair(lab, "alpha1-7606s", "alpha1", 7606)
+    manager = lab.processes()["manager"]
+    os.kill(manager, signal.SIGSTOP)    # gone, but not so that the holder starts another
+    try:
+        works(lab)
+        wait_until(lambda: lab.json("route", f"alpha1.{DOMAIN}", check=False)["reason"] == "manager-stale", 5, "too old to believe")
+        with lab.connect() as sock:
+            sock.sendall(tls.records(tls.client_hello(tls.sni(f"alpha1-7606s.{DOMAIN}"))))
+            equal(tls.alert_of(tls.drain(sock)[0]), "internal_error", "alert")
+        equal(alive([pair]), [True], "the old connection")
+    finally:
+        os.kill(manager, signal.SIGCONT)
+    lab.wait_healthy()
+    works(lab)
+    for sock in pair:
+        sock.close()
+    lab.restart()
+
+
+# Nothing crosses. ip_forward is 1 in the gateway all the time.
+
+@contextlib.contextmanager
+def hostile(lab, name):
+    """A CVM that routes everything into its tunnel, whatever it was told."""
+    cvm, peer = lab.cvms[name], wg("pubkey", lab.key_file.read_text())
+    cvm.ns.run(["wg", "set", name, "peer", peer, "allowed-ips", "0.0.0.0/0"])
+    cvm.ns.ip(f"route add 10.0.0.0/8 dev {name}\nroute add {CLIENT}/32 dev {name}\nroute add 192.0.2.1/32 dev {name}\n")
+    try:
+        yield cvm
+    finally:
+        cvm.ns.run(["wg", "set", name, "peer", peer, "allowed-ips", "10.0.0.0/24"])
+        cvm.ns.ip(f"route del 10.0.0.0/8 dev {name}\nroute del {CLIENT}/32 dev {name}\nroute del 192.0.2.1/32 dev {name}\n")
+
+
+def reaches(ns, address, port):
+    """Does a TCP connection come about, or even a refusal?"""
+    try:
+        ns.connect(address, port, timeout=0.5 * max(1, SLOW / 5)).close()
+        return True
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+
+
+@topic.row("ip_forward is 1, and a CVM that tries reaches no other CVM: no packet arrives there", only="wireguard")
+def _(lab):
+    victim = lab.cvms["beta1"]
+    with lab.gateway.inside():
+        equal(open("/proc/sys/net/ipv4/ip_forward").read(), "1\n", "ip_forward")
+    with hostile(lab, "alpha1") as cvm, Capture(victim.ns, "beta1", f"{victim.address}/32", ethernet=False) as capture:
+        expect(reaches(lab.gateway, victim.address, 8080), "the gateway itself reaches beta1")
+        expect(capture.packets(), "and the capture sees it")
+        expect(not reaches(cvm.ns, victim.address, 8080), "TCP to beta1")
+        udp = cvm.ns.socket(kind=socket.SOCK_DGRAM)
+        for _ in range(3):
+            udp.sendto(b"x", (victim.address, 9))
+        cvm.ns.run(["ping", "-c", "2", "-i", "0.2", "-W", "1", victim.address])
+        theirs = [packet for packet in capture.packets() if packet[12:16] == socket.inet_aton(cvm.address)]
+        equal(theirs, [], "packets from alpha1 that beta1 saw")
+
+
+@topic.row("a CVM that tries reaches nothing past the gateway: no packet arrives at the client", only="wireguard")
+def _(lab):
+    with listening_at(lab.client, 7607), hostile(lab, "alpha1") as cvm, Capture(lab.client, "c0", f"{CLIENT}/32") as capture:
+        expect(not reaches(cvm.ns, CLIENT, 7607), "TCP to the client")
+        cvm.ns.run(["ping", "-c", "2", "-i", "0.2", "-W", "1", CLIENT])
+        theirs = [packet for packet in capture.packets() if packet[26:30] == socket.inet_aton(cvm.address)]
+        equal(theirs, [], "packets from alpha1 that the client saw")
+
+
+@contextlib.contextmanager
+def listening_at(ns, port):
+    with ns.listen(port) as sock:
+        yield sock
+
+
+@topic.row("a CVM that tries reaches no service of the gateway through the tunnel", only="wireguard")
+def _(lab):
+    with listening_at(lab.gateway, 7608), hostile(lab, "alpha1") as cvm:
+        expect(reaches(lab.client, GATEWAY, 7608), "the service is there")
+        for address in (TUNNEL_GATEWAY, GATEWAY):
+            for port in (7608, 443, 7609):
+                expect(not reaches(cvm.ns, address, port), f"TCP to {address} port {port} through the tunnel")
+
+
+@topic.row("a client that routes the CVM range to the gateway reaches no CVM: no packet arrives there", only="wireguard")
+def _(lab):
+    victim = lab.cvms["beta1"]
+    with Capture(victim.ns, "beta1", f"{victim.address}/32", ethernet=False) as capture:
+        expect(not reaches(lab.client, victim.address, 8080), "TCP to beta1")
+        lab.client.run(["ping", "-c", "2", "-i", "0.2", "-W", "1", victim.address])
+        theirs = [packet for packet in capture.packets() if packet[12:16] == socket.inet_aton(CLIENT)]
+        equal(theirs, [], "packets from the client that beta1 saw")
+
+
+@topic.row("a CVM's packet with another's source address goes nowhere", only="wireguard")
+def _(lab):
+    thief, victim = lab.cvms["alpha1"], lab.cvms["beta1"]
+    with hostile(lab, "alpha1"), Capture(lab.gateway, "wg0", "10.0.0.0/8", ethernet=False) as capture:
+        thief.ns.ip(f"addr add {victim.address}/32 dev alpha1\n")
+        try:
+            udp = thief.ns.socket(kind=socket.SOCK_DGRAM)
+            udp.bind((victim.address, 0))
+            for _ in range(3):
+                udp.sendto(b"x", (TUNNEL_GATEWAY, 9))
+            reaches(thief.ns, TUNNEL_GATEWAY, 9)        # its own source, and later: what was sent before has arrived
+            equal([packet for packet in capture.packets() if packet[12:16] == socket.inet_aton(victim.address)], [], "packets")
+        finally:
+            thief.ns.ip(f"addr del {victim.address}/32 dev alpha1\n")
+
+
+def stream_until_it_ends(send, ended):
+    """Sends on and on until the connection has ended; sets @ended."""
+    with contextlib.suppress(OSError):
+        while True:
+            send(b"secret" * 1000)
+    ended.set()
+
+
+@topic.row("wg0 deleted while traffic flows: connections end, no packet for a CVM leaves by the NIC, the device comes back",
+           only="wireguard", seconds=60)
+def _(lab):
+    plain_client, plain_cvm = standard_pair(lab, "alpha1-7610", "alpha1", 7610)
+    pass_client, pass_cvm = passthrough_pair(lab, "alpha2-7611s", "alpha2", 7611)
+    idle_client, _ = passthrough_pair(lab, "beta1-7612s", "beta1", 7612)
+    ended = [threading.Event(), threading.Event()]
+    sink = lambda sock: threading.Thread(target=lambda: tls.drain(sock), daemon=True).start()
+    with Capture(lab.gateway, "n0", "10.0.0.0/8") as nic, Capture(lab.gateway, "u0", "10.0.0.0/8") as underlay:
+        sink(plain_cvm)
+        sink(pass_cvm)
+        for send, event in ((plain_client.send, ended[0]), (pass_client.sendall, ended[1])):
+            threading.Thread(target=stream_until_it_ends, args=(send, event), daemon=True).start()
+        wait_until(lambda: sum(worker["bytes_from_clients"] for worker in lab.json("map", "dump", "workers")) > 300000, 10, "traffic flows")
+        lab.gateway.run(["ip", "link", "del", "wg0"])
+        for event in ended:
+            expect(event.wait(LIMIT), "a connection with traffic has ended")
+        expect(tls.drain(idle_client)[1] in ("FIN", "RST"), "an idle connection has ended")
+        wait_until(lambda: lab.gateway.run(["ip", "link", "show", "wg0"]).returncode == 0, 5, "wg0 is back")
+        wait_until(lambda: len(wg_show(lab, "allowed-ips")) == 3, 5, "its peers are back")
+        for cvm in lab.cvms.values():
+            cvm.handshake()
+        lab.wait_healthy()
+        works(lab)
+        equal((nic.packets(), underlay.packets()), ([], []), "packets for CVMs in clear")
+
+
+@topic.row("wg0 away for longer: new connections are refused with an alert, no packet leaves by the NIC", only="wireguard")
+def _(lab):
+    # A device of another kind in its place: phalad must not touch it, and has no tunnel meanwhile.
+    with Capture(lab.gateway, "n0", "10.0.0.0/8") as nic, Capture(lab.gateway, "u0", "10.0.0.0/8") as underlay:
+        lab.gateway.ip("link del wg0\nlink add wg0 type dummy\n")
+        try:
+            for label in ("alpha1-8080", "alpha1-443s"):
+                with lab.connect() as sock:
+                    sock.sendall(tls.records(tls.client_hello(tls.sni(f"{label}.{DOMAIN}"))))
+                    equal(tls.alert_of(tls.drain(sock)[0]), "internal_error", "alert")
+            expect("dummy" in lab.gateway.run(["ip", "-d", "link", "show", "wg0"]).stdout, "the foreign device is untouched")
+            expect(lab.ctl("status", check=False).stdout, "phalactl status answers")
+        finally:
+            lab.gateway.ip("link del wg0\n")
+        wait_until(lambda: len(wg_show(lab, "allowed-ips")) == 3, 5, "device and peers are back")
+        for cvm in lab.cvms.values():
+            cvm.handshake()
+        lab.wait_healthy()
+        works(lab)
+        equal((nic.packets(), underlay.packets()), ([], []), "packets for CVMs in clear")
+
+
+@topic.row("an external interface that goes away ends its connections; it comes back and so does the service", only="external")
+def _(lab):
+    client, cvm = passthrough_pair(lab, "alpha1-7613s", "alpha1", 7613)
+    with client, cvm:
+        lab.fabric.ip("link del gwt\n")
+        expect(tls.drain(client)[1] in ("FIN", "RST"), "ended")
+    with lab.connect() as sock:
+        sock.sendall(tls.records(tls.client_hello(tls.sni(f"alpha1-443s.{DOMAIN}"))))
+        equal(tls.alert_of(tls.drain(sock)[0]), "internal_error", "alert")
+    lab.connect_external()
+    lab.wait_healthy()
+    wait_until(lambda: lab.json("route", f"alpha1.{DOMAIN}", check=False)["routed"], 5, "routed again")
+    works(lab)

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * phalactl - the command line: one table of verbs, one of options.
+ */
+#include "phalactl.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <config.h>
+#include <value.h>
+#include <version.h>
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define CONFIG_PATH "/etc/phala/phalad.conf"
+#define RUN_DIR "/run/phala"			/* phalad.conf's defaults, for when there is no such file */
+#define BPF_DIR "/sys/fs/bpf/phala"
+#define SOCKET_NAME "control.sock"
+
+enum option_index {
+	OPTION_SOCKET,
+	OPTION_BPF_DIR,
+	OPTION_CONFIG,
+	OPTION_JSON,
+	OPTION_HELP,
+	OPTION_VERSION,
+	OPTION_APP,
+	OPTION_INSTANCE,
+	OPTION_PUBLIC_KEY,
+	OPTION_GENERATE_KEY,
+	OPTION_ENDPOINT,
+	OPTION_UNDO,
+	OPTION_COUNT,
+};
+
+#define BIT(option) (1u << (option))
+#define EVERYWHERE (BIT(OPTION_SOCKET) | BIT(OPTION_BPF_DIR) | BIT(OPTION_CONFIG) | BIT(OPTION_JSON) | \
+		    BIT(OPTION_HELP) | BIT(OPTION_VERSION))
+
+static const struct option_row {
+	const char *name;
+	const char *argument;			/* NULL when it takes none */
+	const char *help;
+} option_rows[OPTION_COUNT] = {
+	[OPTION_SOCKET] = { "socket", "PATH", "the manager's socket" },
+	[OPTION_BPF_DIR] = { "bpf-dir", "DIR", "where the maps are pinned" },
+	[OPTION_CONFIG] = { "config", "FILE", "take those two from this file's RunDir and BpfDir" },
+	[OPTION_JSON] = { "json", NULL, "print one JSON document" },
+	[OPTION_HELP] = { "help", NULL, "print this and stop; also for one verb: phalactl cvm add --help" },
+	[OPTION_VERSION] = { "version", NULL, "print the version and stop" },
+	[OPTION_APP] = { "app", "APP", "the app's id: lower-case letters and digits, 63 at most" },
+	[OPTION_INSTANCE] = { "instance", "INSTANCE", "the instance's id: of the same form, and no app's" },
+	[OPTION_PUBLIC_KEY] = { "public-key", "KEY", "its WireGuard public key, as `wg pubkey` writes it" },
+	[OPTION_GENERATE_KEY] = { "generate-key", NULL, "make a key pair here; the gateway gets its public half" },
+	[OPTION_ENDPOINT] = { "endpoint", "HOST:PORT", "where the CVM reaches the gateway; over [Tunnel] Endpoint" },
+	[OPTION_UNDO] = { "undo", NULL, "let it have new connections again" },
+};
+
+static const struct verb {
+	const char *object;
+	const char *verb;			/* NULL when the object stands alone */
+	int (*run)(const struct ph_ctl *ctl);
+	const char *operand;			/* NULL when it takes none */
+	unsigned needed, allowed;		/* bits of options, besides EVERYWHERE */
+	const char *usage;
+	const char *summary;
+	const char *help;
+} verbs[] = {
+	{ "status", NULL, ph_ctl_status, NULL, 0, 0,
+	  "", "processes, tunnel, CVMs, counters by reason",
+	  "Asks the manager how the gateway is. When it does not answer, says so, prints what the pinned maps still\n"
+	  "tell (workers and their heartbeats, counters), and exits with 1.\n" },
+	{ "cvm", "add", ph_ctl_cvm_add, NULL, BIT(OPTION_APP) | BIT(OPTION_INSTANCE),
+	  BIT(OPTION_PUBLIC_KEY) | BIT(OPTION_GENERATE_KEY) | BIT(OPTION_ENDPOINT),
+	  "--app APP --instance INSTANCE (--public-key KEY | --generate-key) [--endpoint HOST:PORT]",
+	  "register an instance of an app; prints its wg-quick configuration",
+	  "Registers a CVM and prints a wg-quick configuration that works as it is in there: save it as\n"
+	  "/etc/wireguard/phala.conf and `wg-quick up phala`. With --public-key the private key stays where it\n"
+	  "is, and the configuration takes it from /etc/wireguard/<interface>.key. With --generate-key the\n"
+	  "configuration holds the private key, which is kept nowhere else: send it to the CVM, and only there.\n"
+	  "\n"
+	  "An instance that is registered already keeps its address; its key is replaced, and it no longer drains.\n"
+	  "\n"
+	  "  phalactl cvm add --app shop --instance shop1 --public-key \"$(cat shop1.pub)\" > phala.conf\n" },
+	{ "cvm", "list", ph_ctl_cvm_list, NULL, 0, BIT(OPTION_APP),
+	  "[--app APP]", "all instances, or those of one app",
+	  "One line an instance: address, state (ready, draining), health and age of the last WireGuard handshake,\n"
+	  "bytes received from it and sent to it through the tunnel.\n" },
+	{ "cvm", "show", ph_ctl_cvm_show, "INSTANCE", 0, 0,
+	  "INSTANCE", "all about one instance", "" },
+	{ "cvm", "remove", ph_ctl_cvm_remove, "INSTANCE", 0, 0,
+	  "INSTANCE", "forget an instance, and end its connections",
+	  "Returns when all its connections are ended and its tunnel is closed. Its address rests for\n"
+	  "AddressQuarantine before another instance may have it.\n" },
+	{ "cvm", "drain", ph_ctl_cvm_drain, "INSTANCE", 0, BIT(OPTION_UNDO),
+	  "INSTANCE [--undo]", "no new connections for an instance; those it has go on", "" },
+	{ "map", "list", ph_ctl_map_list, NULL, 0, 0,
+	  "", "the pinned maps",
+	  "Reads the maps themselves: works whether phalad runs or not. ENTRIES counts those that mean something, of\n"
+	  "those there is room for; MEMORY is what the kernel charges for the map.\n" },
+	{ "map", "dump", ph_ctl_map_dump, "NAME", 0, 0,
+	  "NAME", "what a pinned map holds, in words",
+	  "NAME is one of those that `map list` shows. Empty slots and counters that are zero are left out. Ages are\n"
+	  "those by which health is judged: when no manager lives, they stand still.\n" },
+	{ "route", NULL, ph_ctl_route, "NAME", 0, 0,
+	  "NAME", "what would happen to a connection for that name, and why",
+	  "Reads the pinned maps with the code that workers use, and changes nothing: works whether phalad runs\n"
+	  "or not.\n"
+	  "Exits with 0 when the connection would be routed, with 1 when it would be refused.\n"
+	  "\n"
+	  "  phalactl route shop-8080.example.com\n" },
+};
+
+void ph_ctl_say(const char *format, ...)
+{
+	va_list args;
+
+	fflush(stdout);
+	va_start(args, format);
+	fputs("phalactl: ", stderr);
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+	va_end(args);
+}
+
+int ph_ctl_fail(const char *format, ...)
+{
+	va_list args;
+
+	fflush(stdout);
+	va_start(args, format);
+	fputs("phalactl: ", stderr);
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+	va_end(args);
+	return PH_CTL_FAILED;
+}
+
+static const char *blank(const char *text)
+{
+	return text ? " " : "";
+}
+
+static const char *words(const char *text)
+{
+	return text ? text : "";
+}
+
+static void print_options(unsigned options, FILE *out)
+{
+	for (unsigned i = 0; i < OPTION_COUNT; i++) {
+		const struct option_row *row = &option_rows[i];
+		char left[40];
+
+		if (!(options & BIT(i)))
+			continue;
+		snprintf(left, sizeof(left), "--%s%s%s", row->name, blank(row->argument), words(row->argument));
+		fprintf(out, "  %-24s %s\n", left, row->help);
+	}
+}
+
+static void print_verbs(const char *object, FILE *out)
+{
+	for (const struct verb *verb = verbs; verb < verbs + COUNT(verbs); verb++) {
+		char left[40];
+
+		if (object && strcmp(object, verb->object))
+			continue;
+		snprintf(left, sizeof(left), "%s%s%s%s%s", verb->object, blank(verb->verb), words(verb->verb),
+			 blank(verb->operand), words(verb->operand));
+		fprintf(out, "  %-24s %s\n", left, verb->summary);
+	}
+}
+
+/* @object: NULL for all of them. */
+static void print_help(const char *object, FILE *out)
+{
+	fprintf(out, "usage: phalactl [--socket PATH] [--bpf-dir DIR] [--config FILE] %s VERB ... [--json]\n\n",
+		object ? object : "OBJECT");
+	print_verbs(object, out);
+	fprintf(out, "\n");
+	print_options(EVERYWHERE, out);
+	if (object)
+		return;
+	fprintf(out, "\n"
+		     "Without --socket and --bpf-dir they are where " CONFIG_PATH " says, or\n"
+		     RUN_DIR "/" SOCKET_NAME " and " BPF_DIR ".\n"
+		     "Results go to standard output, words to standard error.\n"
+		     "Exit status: 0 done, 1 failed, 2 usage.\n");
+}
+
+static void print_verb_help(const struct verb *verb, FILE *out)
+{
+	fprintf(out, "usage: phalactl %s%s%s%s%s\n\n%s.\n", verb->object, blank(verb->verb), words(verb->verb),
+		verb->usage[0] ? " " : "", verb->usage, verb->summary);
+	if (verb->help[0])
+		fprintf(out, "\n%s", verb->help);
+	fprintf(out, "\n");
+	print_options(verb->needed | verb->allowed, out);
+	print_options(EVERYWHERE, out);
+}
+
+/* @verb may be NULL. Return: PH_CTL_USAGE. */
+__attribute__((format(printf, 2, 3))) static int usage(const struct verb *verb, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	fputs("phalactl: ", stderr);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	if (verb)
+		fprintf(stderr, "\nusage: phalactl %s%s%s%s%s\n", verb->object, blank(verb->verb), words(verb->verb),
+			verb->usage[0] ? " " : "", verb->usage);
+	else
+		fprintf(stderr, " (phalactl --help)\n");
+	return PH_CTL_USAGE;
+}
+
+/* Takes the object, and the verb where it has one, off the words. Return: NULL when there is no such verb. */
+static const struct verb *find_verb(char **word, int count, int *ret_used)
+{
+	for (const struct verb *verb = verbs; count && verb < verbs + COUNT(verbs); verb++) {
+		int used = verb->verb ? 2 : 1;
+
+		if (count < used || strcmp(verb->object, word[0]) || (verb->verb && strcmp(verb->verb, word[1])))
+			continue;
+		*ret_used = used;
+		return verb;
+	}
+	return NULL;
+}
+
+static bool is_object(const char *word)
+{
+	for (const struct verb *verb = verbs; verb < verbs + COUNT(verbs); verb++) {
+		if (!strcmp(verb->object, word))
+			return true;
+	}
+	return false;
+}
+
+static int no_verb(char **word, int count)
+{
+	if (!count)
+		print_help(NULL, stderr);
+	else if (!is_object(word[0]))
+		usage(NULL, "there is no object %s", word[0]);
+	else if (count < 2)
+		print_help(word[0], stderr);
+	else
+		usage(NULL, "%s has no verb %s", word[0], word[1]);
+	return PH_CTL_USAGE;
+}
+
+/*
+ * Where socket and maps are: the options, else the configuration, else its defaults. A configuration that is asked for
+ * must be right; one that merely lies at the usual place must not keep anybody from looking around.
+ */
+static int resolve(struct ph_ctl *ctl, const char *const values[OPTION_COUNT])
+{
+	const char *path = values[OPTION_CONFIG] ? values[OPTION_CONFIG] : CONFIG_PATH;
+	const char *socket_path = values[OPTION_SOCKET], *bpf_dir = values[OPTION_BPF_DIR];
+	struct ph_config *config = NULL;
+	const char *run_dir = RUN_DIR;
+	char error[512];
+	int len = 0;
+
+	if (values[OPTION_CONFIG] || ((!socket_path || !bpf_dir) && !access(path, F_OK))) {
+		if (ph_config_load(path, &config, error, sizeof(error))) {
+			if (values[OPTION_CONFIG])
+				return ph_ctl_fail("%s", error);
+			ph_ctl_say("%s; going on with the defaults", error);
+		}
+	}
+	if (config)
+		run_dir = config->run_dir;
+	if (socket_path)
+		len = snprintf(ctl->socket_path, sizeof(ctl->socket_path), "%s", socket_path);
+	else
+		len = snprintf(ctl->socket_path, sizeof(ctl->socket_path), "%s/" SOCKET_NAME, run_dir);
+	if ((size_t)len < sizeof(ctl->socket_path))
+		len = snprintf(ctl->bpf_dir, sizeof(ctl->bpf_dir), "%s",
+			       bpf_dir ? bpf_dir : config ? config->bpf_dir : BPF_DIR);
+	ph_config_free(config);
+	return len < PATH_MAX ? PH_CTL_DONE : ph_ctl_fail("a path of %d characters is too long", len);
+}
+
+static int check(const struct verb *verb, unsigned given, const char *const values[OPTION_COUNT], int operands)
+{
+	unsigned wrong = given & ~(verb->needed | verb->allowed | EVERYWHERE), lacking = verb->needed & ~given;
+	const unsigned keys = given & (BIT(OPTION_PUBLIC_KEY) | BIT(OPTION_GENERATE_KEY));
+
+	for (unsigned i = 0; i < OPTION_COUNT; i++) {
+		if (wrong & BIT(i))
+			return usage(verb, "--%s has no meaning here", option_rows[i].name);
+		if (lacking & BIT(i))
+			return usage(verb, "--%s is needed", option_rows[i].name);
+	}
+	if (operands < !!verb->operand)
+		return usage(verb, "%s is missing", verb->operand);
+	if (operands > !!verb->operand)
+		return usage(verb, "a word too many");
+	if (verb->allowed & BIT(OPTION_GENERATE_KEY) && (!keys || keys & (keys - 1)))
+		return usage(verb, "either --public-key or --generate-key is needed");
+	if (values[OPTION_ENDPOINT] && ph_value_endpoint(values[OPTION_ENDPOINT]))
+		return usage(verb, "--endpoint %s: not HOST:PORT", values[OPTION_ENDPOINT]);
+	return PH_CTL_DONE;
+}
+
+/* Return: -1 to go on, else the exit status. */
+static int parse_options(int argc, char **argv, unsigned *ret_given, const char *values[OPTION_COUNT])
+{
+	struct option long_options[OPTION_COUNT + 1] = { 0 };
+	unsigned given = 0;
+	int found;
+
+	for (unsigned i = 0; i < OPTION_COUNT; i++) {
+		long_options[i].name = option_rows[i].name;
+		long_options[i].has_arg = option_rows[i].argument ? required_argument : no_argument;
+		long_options[i].val = (int)i + 256;
+	}
+	while ((found = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
+		unsigned option = found == 'h' ? OPTION_HELP : (unsigned)found - 256;
+
+		if (found == '?') {		/* getopt has said what is wrong */
+			fprintf(stderr, "usage: phalactl --help\n");
+			return PH_CTL_USAGE;
+		}
+		if (given & BIT(option))
+			return usage(NULL, "--%s is given twice", option_rows[option].name);
+		given |= BIT(option);
+		values[option] = optarg;
+	}
+	*ret_given = given;
+	return -1;
+}
+
+static int run(const struct verb *verb, unsigned given, const char *const values[OPTION_COUNT], const char *operand)
+{
+	struct ph_ctl *ctl = calloc(1, sizeof(*ctl));
+	int status;
+
+	if (!ctl)
+		return ph_ctl_fail("out of memory");
+	ctl->json = given & BIT(OPTION_JSON);
+	ctl->app = values[OPTION_APP];
+	ctl->instance = values[OPTION_INSTANCE];
+	ctl->public_key = values[OPTION_PUBLIC_KEY];
+	ctl->endpoint = values[OPTION_ENDPOINT];
+	ctl->generate_key = given & BIT(OPTION_GENERATE_KEY);
+	ctl->undo = given & BIT(OPTION_UNDO);
+	ctl->operand = operand;
+	status = resolve(ctl, values);
+	if (!status)
+		status = verb->run(ctl);
+	free(ctl);
+	return status;
+}
+
+static int command(int argc, char **argv)
+{
+	const char *values[OPTION_COUNT] = { 0 };
+	const struct verb *verb;
+	int status, count, used;
+	unsigned given = 0;
+	char **word;
+
+	if (argc)
+		argv[0] = (char *)"phalactl";	/* what getopt puts before its words */
+	status = parse_options(argc, argv, &given, values);
+	if (status >= 0)
+		return status;
+	if (given & BIT(OPTION_VERSION)) {
+		printf("phalactl " PH_VERSION "\n");
+		return PH_CTL_DONE;
+	}
+	word = argv + optind;
+	count = argc - optind;
+	verb = find_verb(word, count, &used);
+	if (given & BIT(OPTION_HELP) && (verb || !count || (count == 1 && is_object(word[0])))) {
+		if (verb)
+			print_verb_help(verb, stdout);
+		else
+			print_help(count ? word[0] : NULL, stdout);
+		return PH_CTL_DONE;
+	}
+	if (!verb)
+		return no_verb(word, count);
+	status = check(verb, given, values, count - used);
+	return status ? status : run(verb, given, values, verb->operand ? word[used] : NULL);
+}
+
+int main(int argc, char **argv)
+{
+	int status = command(argc, argv);
+
+	/* A result that did not arrive is none: a full disk must not look like success. */
+	if ((fflush(stdout) || ferror(stdout)) && !status)
+		status = ph_ctl_fail("standard output: %s", strerror(errno));
+	return status;
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * How the gateway is: what the manager says, or, when it says nothing, what the maps still tell.
+ */
+#include "phalactl.h"
+
+#include <string.h>
+
+static void print_tunnel(const struct ph_json *tunnel)
+{
+	double port = ph_json_number(tunnel, "listen_port", 0);
+
+	printf("tunnel   %s %s, ", ph_json_string(tunnel, "type", "?"), ph_json_string(tunnel, "interface", "?"));
+	if (!ph_json_number(tunnel, "ifindex", 0))
+		printf("missing");
+	else
+		printf("%s, MTU %.0f", ph_json_bool(tunnel, "up", false) ? "up" : "down",
+		       ph_json_number(tunnel, "mtu", 0));
+	printf(", address %s, CVMs in %s\n", ph_json_string(tunnel, "address", "?"),
+	       ph_json_string(tunnel, "range", "?"));
+	if (port)
+		printf("         port %.0f, public key %s\n", port, ph_json_string(tunnel, "public_key", "?"));
+}
+
+static void print_workers(const struct ph_json *workers)
+{
+	static const struct ph_column columns[] = {
+		{ "index", "WORKER", PH_CELL_NUMBER },
+		{ "pid", "PID", PH_CELL_NUMBER },
+		{ "heartbeat_age_s", "HEARTBEAT", PH_CELL_AGE },
+		{ "active", "CONNECTIONS", PH_CELL_NUMBER },
+		{ "bytes_from_clients", "FROM CLIENTS", PH_CELL_BYTES },
+		{ "bytes_from_cvms", "FROM CVMS", PH_CELL_BYTES },
+		{ 0 },
+	};
+
+	if (!ph_json_count(workers))
+		return;
+	printf("\n");
+	ph_table_print(workers, columns, stdout);
+}
+
+/* The words of reason.h are for single connections and packets; here is the sum of all workers, or of all CPUs. */
+static void print_counters(const struct ph_json *counters, const struct ph_ctl_word *words, size_t word_count,
+			   const char *heading)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < word_count; i++)
+		any |= ph_json_number(counters, words[i].word, 0) > 0;
+	if (!any)
+		return;
+	printf("\n");
+	ph_ctl_counters_print(counters, words, word_count, heading, stdout);
+}
+
+static void print_status(const struct ph_json *status)
+{
+	const char *trouble = ph_json_string(status, "trouble", NULL);
+	char uptime[48];
+
+	ph_table_duration(uptime, sizeof(uptime), ph_json_number(status, "uptime_s", 0));
+	printf("phalad   %s, manager %.0f, up for %s\n", ph_json_string(status, "version", "?"),
+	       ph_json_number(status, "pid", 0), uptime);
+	print_tunnel(ph_json_child(status, "tunnel"));
+	printf("CVMs     %.0f of %.0f apps: %.0f healthy, %.0f draining\n", ph_json_number(status, "cvms", 0),
+	       ph_json_number(status, "apps", 0), ph_json_number(status, "healthy", 0),
+	       ph_json_number(status, "draining", 0));
+	if (trouble)
+		printf("trouble  %s\n", trouble);
+	print_workers(ph_json_child(status, "workers"));
+	print_counters(ph_json_child(status, "counters"), ph_ctl_reasons, PH_REASON_COUNT, "CONNECTIONS");
+	print_counters(ph_json_child(status, "guard"), ph_ctl_guard_reasons, PH_GUARD_COUNT, "TUNNEL PACKETS");
+}
+
+static struct ph_json *status_of_maps(const struct ph_maps *maps)
+{
+	struct ph_json *status = ph_json_object(), *workers = ph_json_array();
+	__u64 sums[PH_REASONS_MAX] = { 0 };
+
+	for (uint32_t i = 0; i < PH_WORKERS_MAX; i++) {
+		struct ph_json *row = ph_ctl_worker_json(maps, i, "index");
+
+		if (row)
+			ph_json_add(workers, row);
+		for (uint32_t reason = 0; reason < PH_REASONS_MAX; reason++)
+			sums[reason] += maps->workers[i].counters[reason];
+	}
+	ph_json_set(status, "pid", NULL);
+	if (maps->gateway->health_now_ns)
+		ph_json_set_real(status, "health_age_s",
+				 ph_ctl_age_s(ph_ctl_boot_now_ns(), maps->gateway->health_now_ns));
+	else
+		ph_json_set(status, "health_age_s", NULL);
+	ph_json_set_bool(status, "stale", ph_gateway_is_stale(maps->gateway, ph_ctl_boot_now_ns()));
+	ph_json_set(status, "workers", workers);
+	ph_json_set(status, "counters", ph_ctl_counters_json(sums, PH_REASONS_MAX, ph_ctl_reasons, PH_REASON_COUNT));
+	return status;
+}
+
+/* The manager did not answer, which was said. Without maps there is nothing to add. */
+static void show_maps(const struct ph_ctl *ctl)
+{
+	struct ph_maps *maps = NULL;
+	struct ph_json *status;
+	char error[512], age[48];
+
+	if (ph_maps_open(ctl->bpf_dir, -1, &maps, error, sizeof(error)))
+		return;
+	status = status_of_maps(maps);
+	if (ctl->json) {
+		ph_json_print(status, stdout);
+	} else {
+		printf("phalad   no manager answers");
+		if (!ph_json_is_null(status, "health_age_s"))
+			printf("; health was refreshed %s ago%s",
+			       ph_table_duration(age, sizeof(age), ph_json_number(status, "health_age_s", 0)),
+			       ph_json_bool(status, "stale", true) ? ", too long to route by it" : "");
+		printf("\n");
+		print_workers(ph_json_child(status, "workers"));
+		print_counters(ph_json_child(status, "counters"), ph_ctl_reasons, PH_REASON_COUNT, "CONNECTIONS");
+	}
+	ph_json_free(status);
+	ph_maps_free(maps);
+}
+
+int ph_ctl_status(const struct ph_ctl *ctl)
+{
+	struct ph_json *reply;
+	int status;
+
+	status = ph_ctl_request(ctl, ph_ctl_verb("status"), &reply);
+	if (status) {
+		show_maps(ctl);
+		return status;
+	}
+	if (ctl->json)
+		ph_json_print(ph_json_child(reply, "result"), stdout);
+	else
+		print_status(ph_json_child(reply, "result"));
+	ph_json_free(reply);
+	return PH_CTL_DONE;
+}

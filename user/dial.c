@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * dial - connections to instances. See dial.h.
+ */
+#include "dial.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <phala/limits.h>
+
+static int set_option(int fd, int level, int option, int value)
+{
+	return setsockopt(fd, level, option, &value, sizeof(value)) ? -errno : 0;
+}
+
+int ph_dial_prepare(int fd)
+{
+	int err;
+
+	err = set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	if (!err)
+		err = set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, PH_TCP_PROBE_AFTER_S);
+	if (!err)
+		err = set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, PH_TCP_PROBE_EVERY_S);
+	if (!err)
+		err = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	return err;
+}
+
+int ph_dial(const char *interface, struct in_addr address, uint16_t port, int *ret_fd)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr = address, .sin_port = htons(port) };
+	int fd, err;
+
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	err = setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface, (socklen_t)strlen(interface)) ? -errno : 0;
+	if (!err)
+		err = ph_dial_prepare(fd);
+	if (!err && connect(fd, (struct sockaddr *)&to, sizeof(to)) && errno != EINPROGRESS)
+		err = -errno;
+	if (err) {
+		close(fd);
+		return err;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+int ph_dial_result(int fd)
+{
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len))
+		return -errno;
+	return -error;
+}
+
+enum ph_reason ph_dial_reason(int error)
+{
+	switch (-error) {
+	case ECONNREFUSED:
+		return PH_REASON_CVM_REFUSED;
+	case ETIMEDOUT:
+		return PH_REASON_CVM_TIMEOUT;
+	case EMFILE:
+	case ENFILE:
+	case ENOBUFS:
+	case ENOMEM:
+	case EADDRNOTAVAIL:			/* no source port left towards this instance and port */
+	case EAGAIN:
+		return PH_REASON_NO_MEMORY;
+	default:
+		return PH_REASON_CVM_UNREACHABLE;
+	}
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dial - begin a TCP connection to an instance, through the tunnel device and no other.
+ */
+#ifndef PHALAD_DIAL_H
+#define PHALAD_DIAL_H
+
+#include <netinet/in.h>
+#include <stdint.h>
+
+#include <phala/reason.h>
+
+/**
+ * ph_dial() - begin to connect.
+ * @interface: the tunnel device; without it nothing is sent, whatever the routes say.
+ * @port: host order.
+ * @ret_fd: non-blocking, the caller's to close; it becomes writable when connected, or failed.
+ *
+ * Return: 0, or -errno when it failed at once.
+ */
+int ph_dial(const char *interface, struct in_addr address, uint16_t port, int *ret_fd);
+
+/* What became of it once it is writable. Return: 0 or -errno. */
+int ph_dial_result(int fd);
+
+/* @error: -errno of either; what to count it as. */
+enum ph_reason ph_dial_reason(int error);
+
+/* No delay, and keepalive for peers that vanish. What a listening socket has, those it accepts inherit. */
+int ph_dial_prepare(int fd);
+
+#endif

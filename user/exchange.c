@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * exchange - plaintext between TLS and TCP. See exchange.h.
+ *
+ * What is read goes on from the worker's scratch at once. Only what the other side does not take is kept, and while
+ * anything is kept nothing more is read in that direction.
+ */
+#include "exchange.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* PH_REASON_COUNT: nothing has ended. */
+#define GOING_ON PH_REASON_COUNT
+
+void ph_exchange_init(struct ph_exchange *exchange, struct ph_tls_session *session)
+{
+	*exchange = (struct ph_exchange){ .session = session };
+}
+
+void ph_exchange_close(struct ph_exchange *exchange)
+{
+	ph_tls_session_free(exchange->session);
+	free(exchange->to_cvm);
+	free(exchange->to_client);
+	*exchange = (struct ph_exchange){ 0 };
+}
+
+static int keep(struct ph_chunk **chunk, const uint8_t *bytes, size_t len)
+{
+	*chunk = malloc(sizeof(**chunk) + len);
+	if (!*chunk)
+		return -ENOMEM;
+	(*chunk)->at = 0;
+	(*chunk)->len = (uint32_t)len;
+	memcpy((*chunk)->bytes, bytes, len);
+	return 0;
+}
+
+/* @len bytes of it are gone. */
+static void shorten(struct ph_chunk **chunk, size_t len)
+{
+	(*chunk)->at += (uint32_t)len;
+	if ((*chunk)->at < (*chunk)->len)
+		return;
+	free(*chunk);
+	*chunk = NULL;
+}
+
+static void tls_waits(enum ph_tls_result result, struct ph_end *client, bool *is_waiting_for_other,
+		      enum ph_tls_result usual)
+{
+	*is_waiting_for_other = result != usual;
+	if (result == PH_TLS_WANT_READ)
+		client->readable = false;
+	else
+		client->writable = false;
+}
+
+static enum ph_reason tls_reason(enum ph_tls_result result)
+{
+	switch (result) {
+	case PH_TLS_RESET:
+		return PH_REASON_CLIENT_RESET;
+	case PH_TLS_TRUNCATED:
+		return PH_REASON_TLS_TRUNCATED;
+	default:
+		return PH_REASON_TLS_ERROR;
+	}
+}
+
+/* @ret_sent: 0 when the CVM takes nothing now. */
+static enum ph_reason send_to_cvm(struct ph_end *cvm, const uint8_t *bytes, size_t len, size_t *ret_sent)
+{
+	ssize_t sent;
+
+	*ret_sent = 0;
+	if (!cvm->writable)
+		return GOING_ON;
+	sent = send(cvm->fd, bytes, len, MSG_NOSIGNAL);
+	if (sent >= 0)
+		*ret_sent = (size_t)sent;
+	else if (errno == EAGAIN)
+		cvm->writable = false;
+	else
+		return PH_REASON_CVM_RESET;
+	return GOING_ON;
+}
+
+/* Small records are gathered: a client must not be able to make a system call, or a packet, of every byte. */
+static enum ph_reason read_client(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
+				  struct ph_relay_means *means, enum ph_progress *progress)
+{
+	enum ph_tls_result result = PH_TLS_OK;
+	size_t used = 0, len, sent;
+	enum ph_reason reason;
+
+	while (used < PH_TLS_BYTES) {
+		result = ph_tls_read(exchange->session, means->scratch + used, PH_TLS_BYTES - used, &len);
+		if (result != PH_TLS_OK)
+			break;
+		used += len;
+	}
+	if (used) {
+		exchange->read_waits_to_write = false;
+		means->stats->bytes_from_clients += used;
+		reason = send_to_cvm(cvm, means->scratch, used, &sent);
+		if (reason != GOING_ON)
+			return reason;
+		if (sent < used && keep(&exchange->to_cvm, means->scratch + sent, used - sent))
+			return PH_REASON_NO_MEMORY;
+	}
+	switch (result) {
+	case PH_TLS_OK:
+		return GOING_ON;
+	case PH_TLS_WANT_READ:
+	case PH_TLS_WANT_WRITE:
+		tls_waits(result, client, &exchange->read_waits_to_write, PH_TLS_WANT_READ);
+		return GOING_ON;
+	case PH_TLS_AGAIN:
+		*progress = PH_PROGRESS_AGAIN;
+		return GOING_ON;
+	case PH_TLS_CLOSED:
+		exchange->client_ended = true;
+		return GOING_ON;
+	default:
+		return tls_reason(result);
+	}
+}
+
+static bool can_read_client(const struct ph_exchange *exchange, const struct ph_end *client)
+{
+	return exchange->read_waits_to_write ? client->writable : client->readable;
+}
+
+/* One direction, until it is blocked or its turn is over. */
+static enum ph_reason run_to_cvm(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
+				 struct ph_relay_means *means, enum ph_progress *progress)
+{
+	enum ph_reason reason;
+	size_t sent;
+
+	ph_tls_session_turn(exchange->session);
+	while (*progress == PH_PROGRESS_WAIT) {
+		if (exchange->to_cvm) {
+			const struct ph_chunk *chunk = exchange->to_cvm;
+
+			reason = send_to_cvm(cvm, chunk->bytes + chunk->at, chunk->len - chunk->at, &sent);
+			if (reason != GOING_ON || !sent)
+				return reason;
+			shorten(&exchange->to_cvm, sent);
+			continue;
+		}
+		if (exchange->client_ended || !can_read_client(exchange, client))
+			return GOING_ON;
+		reason = read_client(exchange, client, cvm, means, progress);
+		if (reason != GOING_ON)
+			return reason;
+	}
+	return GOING_ON;
+}
+
+/* @ret_sent: 0 when the client takes nothing now. */
+static enum ph_reason send_to_client(struct ph_exchange *exchange, struct ph_end *client, const uint8_t *bytes,
+				     size_t len, size_t *ret_sent)
+{
+	enum ph_tls_result result;
+
+	*ret_sent = 0;
+	if (!(exchange->write_waits_to_read ? client->readable : client->writable))
+		return GOING_ON;
+	result = ph_tls_write(exchange->session, bytes, len, ret_sent);
+	switch (result) {
+	case PH_TLS_OK:
+		exchange->write_waits_to_read = false;
+		return GOING_ON;
+	case PH_TLS_WANT_READ:
+	case PH_TLS_WANT_WRITE:
+		*ret_sent = 0;
+		tls_waits(result, client, &exchange->write_waits_to_read, PH_TLS_WANT_WRITE);
+		return GOING_ON;
+	default:
+		return tls_reason(result);
+	}
+}
+
+static enum ph_reason read_cvm(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
+			       struct ph_relay_means *means)
+{
+	ssize_t got = recv(cvm->fd, means->scratch, PH_TLS_BYTES, 0);
+	enum ph_reason reason;
+	size_t sent;
+
+	if (got <= 0) {
+		if (!got)
+			exchange->cvm_ended = true;
+		else if (errno == EAGAIN)
+			cvm->readable = false;
+		else
+			return PH_REASON_CVM_RESET;
+		return GOING_ON;
+	}
+	means->stats->bytes_from_cvms += (__u64)got;
+	reason = send_to_client(exchange, client, means->scratch, (size_t)got, &sent);
+	if (reason == GOING_ON && sent < (size_t)got &&
+	    keep(&exchange->to_client, means->scratch + sent, (size_t)got - sent))
+		reason = PH_REASON_NO_MEMORY;
+	return reason;
+}
+
+static enum ph_reason run_to_client(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
+				    struct ph_relay_means *means, enum ph_progress *progress)
+{
+	enum ph_reason reason;
+	size_t sent;
+
+	for (int rounds = 0; rounds < PH_TURN_ROUNDS;) {
+		if (exchange->to_client) {
+			const struct ph_chunk *chunk = exchange->to_client;
+
+			reason = send_to_client(exchange, client, chunk->bytes + chunk->at, chunk->len - chunk->at, &sent);
+			if (reason != GOING_ON || !sent)
+				return reason;
+			shorten(&exchange->to_client, sent);
+			continue;
+		}
+		if (exchange->cvm_ended || !cvm->readable)
+			return GOING_ON;
+		reason = read_cvm(exchange, client, cvm, means);
+		if (reason != GOING_ON)
+			return reason;
+		rounds++;
+	}
+	*progress = PH_PROGRESS_AGAIN;
+	return GOING_ON;
+}
+
+/* The last thing in a direction. */
+static enum ph_reason pass_ends(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm)
+{
+	enum ph_tls_result result;
+
+	if (exchange->client_ended && !exchange->to_cvm && !exchange->cvm_told) {
+		exchange->cvm_told = true;
+		shutdown(cvm->fd, SHUT_WR);
+	}
+	if (exchange->cvm_ended && !exchange->to_client && !exchange->client_told && client->writable) {
+		result = ph_tls_close(exchange->session);
+		if (result == PH_TLS_WANT_WRITE) {
+			client->writable = false;
+			return GOING_ON;
+		}
+		if (result != PH_TLS_OK)
+			return tls_reason(result);
+		exchange->client_told = true;
+		shutdown(client->fd, SHUT_WR);		/* some clients wait for this one */
+	}
+	return exchange->cvm_told && exchange->client_told ? PH_REASON_CLOSED : GOING_ON;
+}
+
+enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
+				 struct ph_relay_means *means, enum ph_reason *ret_reason)
+{
+	enum ph_progress from_client = PH_PROGRESS_WAIT, from_cvm = PH_PROGRESS_WAIT;
+	enum ph_reason reason;
+
+	reason = run_to_client(exchange, client, cvm, means, &from_cvm);
+	if (reason == GOING_ON)
+		reason = run_to_cvm(exchange, client, cvm, means, &from_client);
+	if (reason == GOING_ON)
+		reason = pass_ends(exchange, client, cvm);
+	if (reason != GOING_ON) {
+		*ret_reason = reason;
+		return PH_PROGRESS_OVER;
+	}
+	return from_client == PH_PROGRESS_AGAIN || from_cvm == PH_PROGRESS_AGAIN ? PH_PROGRESS_AGAIN : PH_PROGRESS_WAIT;
+}

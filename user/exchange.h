@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * exchange - move plaintext both ways between a client's TLS session and a CVM's socket.
+ *
+ * The counterpart of relay for standard mode, under the same rules: see relay.h.
+ */
+#ifndef PHALAD_EXCHANGE_H
+#define PHALAD_EXCHANGE_H
+
+#include "relay.h"
+#include "tls.h"
+
+/* Plaintext that its reader did not take yet. */
+struct ph_chunk {
+	uint32_t at, len;
+	uint8_t bytes[];
+};
+
+struct ph_exchange {
+	struct ph_tls_session *session;		/* its handshake is over */
+	struct ph_chunk *to_cvm, *to_client;	/* NULL while there is nothing to hold: most of the time */
+	bool client_ended, cvm_ended;		/* close_notify, or FIN, was read */
+	bool cvm_told, client_told;		/* and passed on */
+	bool read_waits_to_write;		/* TLS cannot read before it has written, ... */
+	bool write_waits_to_read;		/* ... or the reverse */
+};
+
+/* Takes @session over. */
+void ph_exchange_init(struct ph_exchange *exchange, struct ph_tls_session *session);
+
+/**
+ * ph_exchange_run() - move what can be moved.
+ * @ret_reason: set on PH_PROGRESS_OVER: CLOSED after close_notify and FIN, TLS_TRUNCATED when the client's stream ended
+ * without close_notify, TLS_ERROR, CLIENT_RESET, CVM_RESET or NO_MEMORY.
+ *
+ * close_notify is passed on as a FIN and the reverse, each after the last byte before it. Anything but CLOSED must not
+ * look like a complete stream: the caller resets both sides. A stopped reader costs PH_TLS_BYTES.
+ */
+enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
+				 struct ph_relay_means *means, enum ph_reason *ret_reason);
+
+void ph_exchange_close(struct ph_exchange *exchange);
+
+#endif

@@ -1,0 +1,518 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * holder - states: the manager starts, and must say that it is ready; then the workers, each the same; then all run,
+ * and whichever dies is started again; then all stop. A death before all run ends phalad: it is a mistake that a
+ * restart does not mend.
+ */
+#include "holder.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "listener.h"
+#include "log.h"
+#include "notify.h"
+#include "worker.h"
+
+#define STOP_TIMEOUT_MS 5000			/* from SIGTERM to SIGKILL */
+#define STABLE_MS 5000				/* who lives longer than this is started again at once */
+#define BACKOFF_FIRST_MS 100
+#define BACKOFF_MAX_MS 2000
+
+#define CHILD_NAME_SIZE 24
+#define MANAGER 0				/* place among the children; worker N is at 1 + N */
+#define CHILDREN_MAX (1 + PH_WORKERS_MAX)
+
+enum state {
+	STARTING_MANAGER,
+	STARTING_WORKERS,
+	RUNNING,
+	STOPPING,
+};
+
+struct child {
+	pid_t pid;				/* 0 while it does not run */
+	int ready_fd;				/* -1 once it has been read */
+	bool ready;				/* its byte came */
+	bool again;				/* not its first start */
+	int64_t started_ms;
+	int64_t start_ms;			/* when to start it again; 0 is not at all */
+	int backoff_ms;				/* before its last start */
+};
+
+struct holder {
+	const struct ph_config *config;
+	int config_fd;
+	bool fresh;
+	enum state state;
+	int status;
+	int64_t stop_ms;			/* when patience with the stopping ends */
+	char control_path[PATH_MAX + 16];
+	int lock_fd, control_fd, ticket_fd, signal_fd;
+	int listen_fds[PH_LISTEN_MAX];
+	int channels[PH_WORKERS_MAX][2];	/* the manager's end, the worker's */
+	struct child children[CHILDREN_MAX];
+	int child_count;
+};
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static const char *child_name(int place, char out[CHILD_NAME_SIZE])
+{
+	if (place == MANAGER)
+		return "manager";
+	snprintf(out, CHILD_NAME_SIZE, "worker %d", place - 1);
+	return out;
+}
+
+/* Return: 0; or -1, and why is logged. */
+static int take_lock(struct holder *holder)
+{
+	char path[PATH_MAX + 16], text[16] = "";
+	int len;
+
+	if (mkdir(holder->config->run_dir, 0755) && errno != EEXIST) {
+		ph_log(PH_LOG_ERROR, "%s: %m", holder->config->run_dir);
+		return -1;
+	}
+	snprintf(path, sizeof(path), "%s/phalad.lock", holder->config->run_dir);
+	holder->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	if (holder->lock_fd < 0) {
+		ph_log(PH_LOG_ERROR, "%s: %m", path);
+		return -1;
+	}
+	if (flock(holder->lock_fd, LOCK_EX | LOCK_NB)) {
+		if (errno != EWOULDBLOCK)
+			ph_log(PH_LOG_ERROR, "%s: %m", path);
+		else if (pread(holder->lock_fd, text, sizeof(text) - 1, 0) > 0)
+			ph_log(PH_LOG_ERROR, "%s is locked: phalad runs already, as process %d", path, atoi(text));
+		else
+			ph_log(PH_LOG_ERROR, "%s is locked: phalad runs already", path);
+		return -1;
+	}
+	len = snprintf(text, sizeof(text), "%d\n", getpid());
+	if (ftruncate(holder->lock_fd, 0) || pwrite(holder->lock_fd, text, len, 0) != len) {
+		ph_log(PH_LOG_ERROR, "%s: %m", path);
+		return -1;
+	}
+	return 0;
+}
+
+/* Session tickets of one worker are good at all the others, and after its death. */
+static int make_ticket_secret(int *ret_fd)
+{
+	uint8_t secret[PH_TICKET_SECRET_LEN];
+	int fd = memfd_create("ticket", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (getrandom(secret, sizeof(secret), 0) != sizeof(secret) || write(fd, secret, sizeof(secret)) != sizeof(secret) ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
+		err = -errno;
+	explicit_bzero(secret, sizeof(secret));
+	if (err)
+		close(fd);
+	else
+		*ret_fd = fd;
+	return err;
+}
+
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		ph_log(PH_LOG_WARNING, "cannot raise the limit of descriptors: %m");
+}
+
+/* Everything that outlives a child. Return: 0; or -1, and why is logged. */
+static int prepare(struct holder *holder)
+{
+	const struct ph_config *config = holder->config;
+	char error[512];
+	sigset_t signals;
+	int err;
+
+	if (take_lock(holder))
+		return -1;
+	raise_descriptor_limit();
+	snprintf(holder->control_path, sizeof(holder->control_path), "%s/control.sock", config->run_dir);
+	if (ph_listener_open(config, holder->listen_fds, error, sizeof(error)) ||
+	    ph_listener_open_control(holder->control_path, &holder->control_fd, error, sizeof(error))) {
+		ph_log(PH_LOG_ERROR, "%s", error);
+		return -1;
+	}
+	for (uint32_t i = 0; i < config->workers; i++) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, holder->channels[i])) {
+			ph_log(PH_LOG_ERROR, "cannot make the channel of worker %u: %m", i);
+			return -1;
+		}
+	}
+	err = make_ticket_secret(&holder->ticket_fd);
+	if (err) {
+		ph_log(PH_LOG_ERROR, "cannot make the secret for session tickets: %s", strerror(-err));
+		return -1;
+	}
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGHUP);
+	sigaddset(&signals, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	holder->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (holder->signal_fd < 0) {
+		ph_log(PH_LOG_ERROR, "signalfd: %m");
+		return -1;
+	}
+	return 0;
+}
+
+/* In the child: becomes the role, with @fds and nothing else inherited. A new image has a new address space layout. */
+__attribute__((noreturn)) static void become(const struct holder *holder, int place, pid_t parent, const int *fds,
+					     int fd_count)
+{
+	char config_path[32], list[PH_ROLE_FDS_MAX * 12] = "", name[CHILD_NAME_SIZE], index[16];
+	const struct child *child = &holder->children[place];
+	const char *argv[16];
+	size_t used = 0;
+	sigset_t none;
+	int argc = 0;
+
+	/* The signal is lost if the parent is dead by now: look once more. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
+		_exit(1);
+	setpgid(0, 0);					/* a terminal's interrupt is for the holder alone */
+	unsetenv("NOTIFY_SOCKET");
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+
+	for (int i = 0; i < fd_count; i++) {
+		fcntl(fds[i], F_SETFD, 0);
+		used += snprintf(list + used, sizeof(list) - used, i ? ",%d" : "%d", fds[i]);
+	}
+	fcntl(holder->config_fd, F_SETFD, 0);
+	snprintf(config_path, sizeof(config_path), "/proc/self/fd/%d", holder->config_fd);
+	snprintf(index, sizeof(index), "%d", place - 1);
+
+	argv[argc++] = "phalad";
+	argv[argc++] = "--role";
+	argv[argc++] = place == MANAGER ? "manager" : "worker";
+	if (place != MANAGER)
+		argv[argc++] = index;
+	argv[argc++] = "--config";
+	argv[argc++] = config_path;
+	argv[argc++] = "--fds";
+	argv[argc++] = list;
+	if (child->again)
+		argv[argc++] = "--again";
+	else if (holder->fresh && place == MANAGER)
+		argv[argc++] = "--fresh";
+	argv[argc] = NULL;
+	execv("/proc/self/exe", (char *const *)argv);
+	ph_log(PH_LOG_ERROR, "cannot start %s: /proc/self/exe: %m", child_name(place, name));
+	_exit(1);
+}
+
+static int role_fds(const struct holder *holder, int place, int ready_fd, int fds[PH_ROLE_FDS_MAX])
+{
+	int count;
+
+	if (place == MANAGER) {
+		fds[PH_MANAGER_FD_CONTROL] = holder->control_fd;
+		fds[PH_MANAGER_FD_READY] = ready_fd;
+		count = PH_MANAGER_FD_CHANNELS;
+		for (uint32_t i = 0; i < holder->config->workers; i++)
+			fds[count++] = holder->channels[i][0];
+	} else {
+		fds[PH_WORKER_FD_CHANNEL] = holder->channels[place - 1][1];
+		fds[PH_WORKER_FD_TICKET] = holder->ticket_fd;
+		fds[PH_WORKER_FD_READY] = ready_fd;
+		count = PH_WORKER_FD_LISTEN;
+		for (uint32_t i = 0; i < holder->config->listen_count; i++)
+			fds[count++] = holder->listen_fds[i];
+	}
+	return count;
+}
+
+/* Return: 0 or -errno. */
+static int start(struct holder *holder, int place)
+{
+	struct child *child = &holder->children[place];
+	int ready[2], fds[PH_ROLE_FDS_MAX], fd_count, err = 0;
+	pid_t self = getpid(), pid;
+
+	if (pipe2(ready, O_CLOEXEC | O_NONBLOCK))
+		return -errno;
+	fd_count = role_fds(holder, place, ready[1], fds);
+	pid = fork();
+	if (!pid)
+		become(holder, place, self, fds, fd_count);
+	if (pid < 0)
+		err = -errno;
+	close(ready[1]);
+	if (err) {
+		close(ready[0]);
+		return err;
+	}
+	child->pid = pid;
+	child->ready_fd = ready[0];
+	child->ready = false;
+	child->started_ms = now_ms();
+	child->start_ms = 0;
+	return 0;
+}
+
+static void signal_all(struct holder *holder, int number)
+{
+	for (int i = 0; i < holder->child_count; i++) {
+		if (holder->children[i].pid)
+			kill(holder->children[i].pid, number);
+	}
+}
+
+static void stop(struct holder *holder, int status)
+{
+	if (holder->state == STOPPING)
+		return;
+	holder->state = STOPPING;
+	holder->status = status;
+	ph_notify("STOPPING=1");
+}
+
+static void start_or_retry(struct holder *holder, int place)
+{
+	struct child *child = &holder->children[place];
+	char name[CHILD_NAME_SIZE];
+	int err = start(holder, place);
+
+	if (!err)
+		return;
+	ph_log(PH_LOG_ERROR, "cannot start %s: %s", child_name(place, name), strerror(-err));
+	if (holder->state == RUNNING)
+		child->start_ms = now_ms() + BACKOFF_MAX_MS;
+	else
+		stop(holder, 1);
+}
+
+static void log_end(const char *name, pid_t pid, int status, int64_t delay_ms, bool again)
+{
+	char how[64], then[48] = "";
+
+	if (WIFSIGNALED(status))
+		snprintf(how, sizeof(how), "was killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+	else
+		snprintf(how, sizeof(how), "ended with status %d", WEXITSTATUS(status));
+	if (again)
+		snprintf(then, sizeof(then), "; starts again in %lld ms", (long long)delay_ms);
+	ph_log(again ? PH_LOG_WARNING : PH_LOG_ERROR, "%s (process %d) %s%s", name, pid, how, then);
+}
+
+/* Did it end as a child does that is told to? Before it has a handler, SIGTERM just kills it. */
+static bool was_told(int status)
+{
+	return !status || (WIFSIGNALED(status) && (WTERMSIG(status) == SIGTERM || WTERMSIG(status) == SIGKILL));
+}
+
+static void child_ended(struct holder *holder, int place, int status)
+{
+	struct child *child = &holder->children[place];
+	int64_t now = now_ms(), delay = 0;
+	char name[CHILD_NAME_SIZE];
+
+	if (child->ready_fd >= 0)
+		close(child->ready_fd);
+	child->ready_fd = -1;
+	if (holder->state == RUNNING) {
+		if (child->again && now - child->started_ms < STABLE_MS) {
+			delay = child->backoff_ms ? child->backoff_ms * 2 : BACKOFF_FIRST_MS;
+			delay = delay < BACKOFF_MAX_MS ? delay : BACKOFF_MAX_MS;
+		}
+		child->backoff_ms = delay;
+		child->again = true;
+		child->start_ms = now + delay;
+		log_end(child_name(place, name), child->pid, status, delay, true);
+	} else if (holder->state != STOPPING || !was_told(status)) {
+		log_end(child_name(place, name), child->pid, status, 0, false);
+	}
+	child->pid = 0;
+	if (holder->state != RUNNING)
+		stop(holder, 1);			/* no effect on a stop that was asked for */
+}
+
+static void reap(struct holder *holder)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		for (int i = 0; i < holder->child_count; i++) {
+			if (holder->children[i].pid == pid)
+				child_ended(holder, i, status);
+		}
+	}
+}
+
+static void read_signals(struct holder *holder)
+{
+	struct signalfd_siginfo info;
+
+	while (read(holder->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+		switch (info.ssi_signo) {
+		case SIGTERM:
+		case SIGINT:
+			stop(holder, 0);
+			break;
+		case SIGHUP:
+			if (holder->children[MANAGER].pid)
+				kill(holder->children[MANAGER].pid, SIGHUP);
+			break;
+		}
+	}
+	reap(holder);					/* SIGCHLD may stand for several */
+}
+
+static void read_ready(struct holder *holder, int place)
+{
+	struct child *child = &holder->children[place];
+	char byte;
+	ssize_t got = read(child->ready_fd, &byte, 1);
+
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	child->ready = got == 1;			/* else it ended without a word, and SIGCHLD follows */
+	close(child->ready_fd);
+	child->ready_fd = -1;
+}
+
+/* Goes on to the next state when everybody who was started is ready. */
+static void advance(struct holder *holder)
+{
+	int count = holder->state == STARTING_MANAGER ? 1 : holder->child_count;
+
+	for (int i = 0; i < count; i++) {
+		if (!holder->children[i].ready)
+			return;
+	}
+	if (holder->state == STARTING_MANAGER) {
+		holder->state = STARTING_WORKERS;
+		for (int i = 1; i < holder->child_count && holder->state == STARTING_WORKERS; i++)
+			start_or_retry(holder, i);
+	} else if (holder->state == STARTING_WORKERS) {
+		holder->state = RUNNING;
+		ph_log(PH_LOG_INFO, "ready: %u workers", holder->config->workers);
+		ph_notify("READY=1");
+	}
+}
+
+/* Starts whose time has come. Return: milliseconds until the next one's, or -1. */
+static int restart(struct holder *holder)
+{
+	int64_t now = now_ms(), next = -1;
+
+	for (int i = 0; i < holder->child_count; i++) {
+		struct child *child = &holder->children[i];
+
+		if (child->start_ms && child->start_ms <= now)
+			start_or_retry(holder, i);
+		if (child->start_ms && (next < 0 || child->start_ms - now < next))
+			next = child->start_ms > now ? child->start_ms - now : 0;
+	}
+	return (int)next;
+}
+
+static void run(struct holder *holder)
+{
+	struct pollfd polls[1 + CHILDREN_MAX];
+
+	start_or_retry(holder, MANAGER);
+	while (holder->state != STOPPING) {
+		int timeout = restart(holder);
+
+		polls[0] = (struct pollfd){ .fd = holder->signal_fd, .events = POLLIN };
+		for (int i = 0; i < holder->child_count; i++)
+			polls[1 + i] = (struct pollfd){ .fd = holder->children[i].ready_fd, .events = POLLIN };
+		if (poll(polls, 1 + holder->child_count, timeout) < 0)
+			continue;
+		for (int i = 0; i < holder->child_count; i++) {
+			if (polls[1 + i].revents && holder->children[i].ready_fd >= 0)
+				read_ready(holder, i);
+		}
+		if (polls[0].revents)
+			read_signals(holder);
+		if (holder->state < RUNNING)
+			advance(holder);
+	}
+}
+
+/* Asks everybody to end, and after STOP_TIMEOUT_MS ends them. */
+static void stop_children(struct holder *holder)
+{
+	struct pollfd poll_signal = { .fd = holder->signal_fd, .events = POLLIN };
+	int64_t until = now_ms() + STOP_TIMEOUT_MS;
+	bool killed = false;
+
+	signal_all(holder, SIGTERM);
+	for (;;) {
+		int64_t left = until - now_ms();
+		int alive = 0;
+
+		for (int i = 0; i < holder->child_count; i++)
+			alive += holder->children[i].pid != 0;
+		if (!alive)
+			return;
+		if (left <= 0 && !killed) {
+			ph_log(PH_LOG_WARNING, "%d processes did not stop within %d ms: killed", alive, STOP_TIMEOUT_MS);
+			signal_all(holder, SIGKILL);
+			killed = true;
+		}
+		poll(&poll_signal, 1, left > 0 ? (int)left : 1000);
+		read_signals(holder);
+	}
+}
+
+int ph_holder_main(const struct ph_config *config, int config_fd, bool fresh)
+{
+	struct holder holder = {
+		.config = config,
+		.config_fd = config_fd,
+		.fresh = fresh,
+		.state = STARTING_MANAGER,
+		.child_count = 1 + (int)config->workers,
+	};
+
+	for (int i = 0; i < CHILDREN_MAX; i++)
+		holder.children[i].ready_fd = -1;
+	if (prepare(&holder))
+		return 1;
+	run(&holder);
+	stop_children(&holder);
+	unlink(holder.control_path);
+	ph_log(PH_LOG_INFO, "stopped");
+	return holder.status;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * holder - the first process: it opens the sockets and keeps them, starts manager and workers, and starts again
+ * whichever dies. It reads no peer's byte, so that as long as it lives, handshakes go on.
+ */
+#ifndef PHALAD_HOLDER_H
+#define PHALAD_HOLDER_H
+
+#include <stdbool.h>
+
+#include "config.h"
+
+/*
+ * The descriptors that a role finds in its --fds, by place. Workers: channel, ticket, ready, then the listening sockets;
+ * manager: control, ready, then a channel per worker.
+ */
+enum ph_worker_fd {
+	PH_WORKER_FD_CHANNEL,
+	PH_WORKER_FD_TICKET,
+	PH_WORKER_FD_READY,
+	PH_WORKER_FD_LISTEN,
+};
+
+enum ph_manager_fd {
+	PH_MANAGER_FD_CONTROL,
+	PH_MANAGER_FD_READY,
+	PH_MANAGER_FD_CHANNELS,
+};
+
+#define PH_ROLE_FDS_MAX (3 + PH_LISTEN_MAX + PH_WORKERS_MAX)
+
+/**
+ * ph_holder_main() - run phalad until SIGTERM or SIGINT.
+ * @config: as @config_fd says.
+ * @config_fd: a sealed copy of the configuration file, for the children: they start again with what was checked once.
+ * @fresh: the first manager begins with new maps, whatever is pinned.
+ *
+ * Return: the exit status: 0 when told to stop, 1 when the first start failed.
+ */
+int ph_holder_main(const struct ph_config *config, int config_fd, bool fresh);
+
+#endif

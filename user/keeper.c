@@ -1,0 +1,499 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "keeper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "reconcile.h"
+#include "value.h"
+
+#define NS_PER_MS 1000000ULL
+#define NS_PER_S 1000000000ULL
+#define SEEN_EVERY_NS (60 * NS_PER_S)
+#define SEEN_PER_TICK 4096			/* rows in one transaction, so that a tick does not take long */
+#define STALE_MAX 64				/* so many instances are ended one by one; if there are more, all are */
+
+/* Logs @text unless it was the last thing logged here; "" says that all is well again. */
+static void set_trouble(struct ph_keeper *keeper, const char *text)
+{
+	if (!strcmp(keeper->trouble, text))
+		return;
+	if (text[0])
+		ph_log(PH_LOG_ERROR, "%s", text);
+	else
+		ph_log(PH_LOG_INFO, "mended: %s", keeper->trouble);
+	snprintf(keeper->trouble, sizeof(keeper->trouble), "%s", text);
+}
+
+static void end_all(struct ph_keeper *keeper)
+{
+	struct ph_message message = { .type = PH_MESSAGE_END_ALL };
+	int err = ph_fanout_send(keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
+
+	if (err)
+		ph_log(PH_LOG_ERROR, "cannot tell workers to end their connections: %s", strerror(-err));
+}
+
+/* The device's index into ph_gateway. Connections over a device that is no more are ended. */
+static void publish_device(struct ph_keeper *keeper)
+{
+	struct ph_gateway *gateway = keeper->maps->gateway;
+	uint32_t was = gateway->tunnel_ifindex, now = ph_device_state(keeper->device)->ifindex;
+	const char *interface = keeper->config->tunnel.interface;
+
+	if (was == now)
+		return;
+	__atomic_store_n(&gateway->tunnel_ifindex, now, __ATOMIC_RELEASE);
+	if (was) {
+		ph_log(PH_LOG_WARNING, "%s: interface %u is gone, its connections end", interface, was);
+		end_all(keeper);
+	}
+	if (now)
+		ph_log(PH_LOG_INFO, "%s: interface %u is in use", interface, now);
+}
+
+static void publish_settings(struct ph_keeper *keeper)
+{
+	const struct ph_config *config = keeper->config;
+	struct ph_gateway *gateway = keeper->maps->gateway;
+
+	gateway->flags = config->tunnel.type == PH_TUNNEL_EXTERNAL ? PH_GATEWAY_EXTERNAL : 0;
+	gateway->healthy_for_ns = config->healthy_for_ms * NS_PER_MS;
+	gateway->manager_grace_ns = config->manager_grace_ms * NS_PER_MS;
+	gateway->workers = config->workers;
+}
+
+static int reconcile_peers(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	struct ph_device_changes changes;
+	int err = ph_device_reconcile(keeper->device, keeper->roster, &changes);
+
+	if (err)
+		snprintf(error, error_size, "%s: peers: %s", keeper->config->tunnel.interface, strerror(-err));
+	else if (changes.set || changes.removed)
+		ph_log(PH_LOG_INFO, "peers: %u kept, %u set, %u removed", changes.kept, changes.set, changes.removed);
+	return err;
+}
+
+static int configure_device(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	int err = ph_device_ensure(keeper->device, error, error_size);
+
+	if (!err)
+		err = reconcile_peers(keeper, error, error_size);
+	publish_device(keeper);
+	return err;
+}
+
+/*
+ * Looks at the device, and where it is not as it should be makes it so. Connections over one that is gone end first:
+ * none of them is of the device that follows.
+ */
+static int ensure_device(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	int state = ph_device_look(keeper->device);
+
+	if (state > 0)
+		return 0;
+	publish_device(keeper);
+	if (!state)
+		return configure_device(keeper, error, error_size);
+	snprintf(error, error_size, "%s: %s", keeper->config->tunnel.interface, strerror(-state));
+	return state;
+}
+
+/* Reads all peers, and sets right what somebody else did to them. */
+static int read_health(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	struct ph_clocks now;
+	bool differs = false;
+	int err;
+
+	ph_clocks_read(&now);
+	err = ph_health_read(keeper->device, keeper->roster, keeper->maps, &now, !keeper->looked, &differs);
+	if (err) {
+		snprintf(error, error_size, "%s: peers: %s", keeper->config->tunnel.interface, strerror(-err));
+		return err;
+	}
+	keeper->looked = true;
+	__atomic_store_n(&keeper->maps->gateway->health_now_ns, now.boot_ns, __ATOMIC_RELEASE);
+	return differs ? reconcile_peers(keeper, error, error_size) : 0;
+}
+
+struct stale {
+	struct ph_keeper *keeper;
+	uint32_t count;
+};
+
+static void end_instance(struct ph_ref ref, void *arg)
+{
+	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE, .ref = ref };
+	struct stale *stale = arg;
+	int err;
+
+	if (stale->count++ >= STALE_MAX)
+		return;
+	err = ph_fanout_send(stale->keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
+	if (err)
+		ph_log(PH_LOG_ERROR, "cannot tell workers to end connections: %s", strerror(-err));
+}
+
+static int reconcile_maps(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	struct stale stale = { .keeper = keeper };
+	struct ph_reconciled done;
+	int err;
+
+	err = ph_reconcile_all(keeper->registry, keeper->roster, keeper->maps, end_instance, &stale, &done);
+	if (stale.count > STALE_MAX)
+		end_all(keeper);
+	if (!err)
+		err = ph_reconcile_domains(keeper->config, keeper->maps);
+	if (err) {
+		snprintf(error, error_size, "the maps cannot be made equal to the registry: %s", strerror(-err));
+		return err;
+	}
+	keeper->apps = done.apps;
+	keeper->mend_maps = false;
+	if (done.changed)
+		ph_log(PH_LOG_INFO, "maps: %u ids and instances were missing or stale", done.changed);
+	return 0;
+}
+
+static int open_registry(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	const struct ph_config *config = keeper->config;
+	char path[PATH_MAX + 16];
+	struct ph_registry_options options = {
+		.path = path,
+		.range = config->tunnel.range,
+		.range_len = config->tunnel.range_len,
+		.gateway = { config->tunnel.address.s_addr & ph_value_netmask(config->tunnel.prefix_len) },
+		.gateway_len = config->tunnel.prefix_len,
+		.quarantine_ms = config->address_quarantine_ms,
+	};
+
+	if (mkdir(config->state_dir, 0700) && errno != EEXIST) {
+		int err = -errno;
+
+		snprintf(error, error_size, "%s: %s", config->state_dir, strerror(-err));
+		return err;
+	}
+	snprintf(path, sizeof(path), "%s/registry.db", config->state_dir);
+	return ph_registry_open(&options, &keeper->registry, error, error_size);
+}
+
+static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error, size_t error_size)
+{
+	const struct ph_config *config = keeper->config;
+	int err;
+
+	err = ph_roster_new(&keeper->roster);
+	if (err)
+		snprintf(error, error_size, "roster: %s", strerror(-err));
+	if (!err)
+		err = open_registry(keeper, error, error_size);
+	if (!err && fresh)
+		err = ph_maps_unpin(config->bpf_dir, error, error_size);
+	if (!err)
+		err = ph_maps_create(config->bpf_dir, &keeper->maps, error, error_size);
+	if (!err && config->tunnel.type == PH_TUNNEL_WIREGUARD)
+		err = ph_guard_load(config->bpf_dir, &keeper->guard, error, error_size);
+	if (!err)
+		err = ph_device_new(&config->tunnel, keeper->guard, &keeper->device, error, error_size);
+	if (!err)
+		err = reconcile_maps(keeper, error, error_size);
+	if (err)
+		return err;
+	publish_settings(keeper);
+	err = configure_device(keeper, error, error_size);
+	if (!err)
+		err = read_health(keeper, error, error_size);
+	if (err && wait) {
+		set_trouble(keeper, error);
+		err = 0;
+	}
+	return err;
+}
+
+int ph_keeper_open(const struct ph_config *config, struct ph_fanout *fanout, bool fresh, bool wait,
+		   struct ph_keeper **ret_keeper, char *error, size_t error_size)
+{
+	struct ph_keeper *keeper = calloc(1, sizeof(*keeper));
+	int err;
+
+	if (!keeper) {
+		snprintf(error, error_size, "out of memory");
+		return -ENOMEM;
+	}
+	keeper->config = config;
+	keeper->fanout = fanout;
+	keeper->seen_slot = PH_INSTANCES_MAX;
+	err = open_all(keeper, fresh, wait, error, error_size);
+	if (err)
+		ph_keeper_free(keeper);
+	else
+		*ret_keeper = keeper;
+	return err;
+}
+
+void ph_keeper_free(struct ph_keeper *keeper)
+{
+	if (!keeper)
+		return;
+	ph_device_free(keeper->device);
+	ph_guard_free(keeper->guard);
+	ph_maps_free(keeper->maps);
+	ph_registry_free(keeper->registry);
+	ph_roster_free(keeper->roster);
+	free(keeper);
+}
+
+/* Up to SEEN_PER_TICK changed stamps, from where the last call stopped, in one transaction. */
+static int write_seen_rows(struct ph_keeper *keeper)
+{
+	uint32_t written = 0;
+	int err = 0, end_err = 0;
+
+	for (; keeper->seen_slot < PH_INSTANCES_MAX && written < SEEN_PER_TICK && !err; keeper->seen_slot++) {
+		struct ph_roster_entry *entry = ph_roster_at(keeper->roster, keeper->seen_slot);
+		int64_t seen_s = keeper->maps->instances[keeper->seen_slot].handshake_wall_ns / NS_PER_S;
+
+		if (!entry || !seen_s || seen_s == entry->cvm.seen_s)
+			continue;
+		if (!written) {
+			err = ph_registry_begin(keeper->registry);
+			if (err)
+				return err;
+		}
+		written++;
+		err = ph_registry_seen(keeper->registry, entry->cvm.instance_id, seen_s);
+		entry->cvm.seen_s = seen_s;
+	}
+	/* Whatever happened, no transaction stays open: what is acknowledged next must be on disk. */
+	if (written)
+		end_err = ph_registry_commit(keeper->registry);
+	return err ? err : end_err;
+}
+
+/* Stamps go into the registry once a minute. They are only for people to read: an error costs no more than a line. */
+static void write_seen(struct ph_keeper *keeper)
+{
+	uint64_t now_ns = keeper->maps->gateway->health_now_ns;
+	int err;
+
+	if (keeper->seen_slot == PH_INSTANCES_MAX) {
+		if (keeper->seen_pass_ns && now_ns - keeper->seen_pass_ns < SEEN_EVERY_NS)
+			return;
+		keeper->seen_pass_ns = now_ns;
+		keeper->seen_slot = 0;
+	}
+	err = write_seen_rows(keeper);
+	if (err)
+		ph_log(PH_LOG_WARNING, "registry: cannot write down when CVMs were seen: %s", strerror(-err));
+}
+
+void ph_keeper_tick(struct ph_keeper *keeper)
+{
+	char maps_error[256] = "", device_error[256] = "";
+
+	ph_fanout_retry(keeper->fanout);
+	if (keeper->mend_maps)
+		reconcile_maps(keeper, maps_error, sizeof(maps_error));
+	if (!ensure_device(keeper, device_error, sizeof(device_error)) ||
+	    keeper->config->tunnel.type == PH_TUNNEL_EXTERNAL)
+		read_health(keeper, device_error, sizeof(device_error));
+	set_trouble(keeper, maps_error[0] ? maps_error : device_error);
+	write_seen(keeper);
+}
+
+void ph_keeper_check_device(struct ph_keeper *keeper)
+{
+	char error[256] = "";
+
+	ensure_device(keeper, error, sizeof(error));
+	set_trouble(keeper, error);
+}
+
+/* After the registry has changed, nothing is undone: what failed is logged, and done again from the registry. */
+static void carry_out(struct ph_keeper *keeper, const char *what, const struct ph_cvm *cvm, int err)
+{
+	if (!err)
+		return;
+	ph_log(PH_LOG_ERROR, "%s: %s: %s; to be mended", cvm->instance_id, what, strerror(-err));
+	keeper->mend_maps = true;
+}
+
+static bool is_own_key(const struct ph_keeper *keeper, const uint8_t public_key[PH_KEY_LEN])
+{
+	const struct ph_device_state *state = ph_device_state(keeper->device);
+
+	return state->has_key && !memcmp(state->public_key, public_key, PH_KEY_LEN);
+}
+
+int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *instance_id,
+		  const uint8_t public_key[PH_KEY_LEN], struct ph_cvm *ret_cvm, char *error, size_t error_size)
+{
+	const struct ph_roster_entry *entry;
+	struct ph_cvm cvm, old;
+	bool known, same_key;
+	int err;
+
+	if (is_own_key(keeper, public_key)) {
+		snprintf(error, error_size, "this is the gateway's own public key");
+		return -EINVAL;
+	}
+	known = !ph_registry_find(keeper->registry, instance_id, &old);
+	err = ph_registry_add(keeper->registry, app_id, instance_id, public_key, &cvm, error, error_size);
+	if (err)
+		return err;
+
+	same_key = known && !memcmp(old.public_key, public_key, PH_KEY_LEN);
+	if (known && !same_key)
+		carry_out(keeper, "removing the old peer", &cvm, ph_device_remove_peer(keeper->device, old.public_key));
+	carry_out(keeper, "noting", &cvm, ph_roster_set(keeper->roster, &cvm));
+	entry = ph_roster_at(keeper->roster, cvm.slot);
+	if (!same_key || !entry || !entry->present)
+		carry_out(keeper, "setting the peer", &cvm,
+			  ph_device_set_peer(keeper->device, cvm.public_key, cvm.address));
+	carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, !same_key, &keeper->apps));
+	*ret_cvm = cvm;
+	return 0;
+}
+
+int ph_keeper_find(struct ph_keeper *keeper, const char *instance_id, struct ph_cvm *ret_cvm, char *error,
+		   size_t error_size)
+{
+	int err = ph_registry_find(keeper->registry, instance_id, ret_cvm);
+	char text[PH_ID_SIZE * 4];
+
+	ph_log_escape(text, sizeof(text), instance_id, strnlen(instance_id, PH_ID_SIZE));
+	if (err == -ENOENT)
+		snprintf(error, error_size, "there is no instance %s", text);
+	else if (err)
+		snprintf(error, error_size, "registry: %s", strerror(-err));
+	return err;
+}
+
+int ph_keeper_drain(struct ph_keeper *keeper, const char *instance_id, bool drain, struct ph_cvm *ret_cvm, char *error,
+		    size_t error_size)
+{
+	struct ph_cvm cvm;
+	int err = ph_keeper_find(keeper, instance_id, &cvm, error, error_size);
+
+	if (!err)
+		err = ph_registry_drain(keeper->registry, instance_id, drain, error, error_size);
+	if (err)
+		return err;
+	cvm.draining = drain;
+	carry_out(keeper, "noting", &cvm, ph_roster_set(keeper->roster, &cvm));
+	carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
+	*ret_cvm = cvm;
+	return 0;
+}
+
+/* Every worker has the message, or will find it when it starts: the slot need not remember any more. */
+static void free_slot(const struct ph_message *message, void *arg)
+{
+	struct ph_keeper *keeper = arg;
+
+	if (keeper->maps->instances[message->ref.slot].generation == message->ref.generation)
+		ph_maps_free_instance(keeper->maps, message->ref.slot);
+}
+
+int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
+		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
+		     void *arg, char *error, size_t error_size)
+{
+	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE };
+	struct ph_cvm cvm;
+	int err = ph_keeper_find(keeper, instance_id, &cvm, error, error_size);
+
+	if (err)
+		return err;
+	carry_out(keeper, "taking it off the maps", &cvm, ph_reconcile_remove(keeper->maps, &cvm, &keeper->apps));
+	err = ph_registry_remove(keeper->registry, instance_id, error, error_size);
+	if (err) {
+		carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
+		return err;
+	}
+	ph_roster_remove(keeper->roster, cvm.slot);
+	carry_out(keeper, "removing the peer", &cvm, ph_device_remove_peer(keeper->device, cvm.public_key));
+	message.ref.slot = cvm.slot;
+	message.ref.generation = cvm.generation;
+	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, done, arg);
+	if (err) {
+		keeper->mend_maps = true;		/* finds the slot, and ends its connections */
+		snprintf(error, error_size, "%s is removed, but its connections are yet to end: %s", cvm.instance_id,
+			 strerror(-err));
+	}
+	return err;
+}
+
+enum ph_health ph_keeper_health(const struct ph_keeper *keeper, const struct ph_cvm *cvm)
+{
+	struct ph_ref ref = { .slot = cvm->slot, .generation = cvm->generation };
+	char id[PH_ID_SIZE] __attribute__((aligned(8)));
+	__be32 address;
+
+	memcpy(id, cvm->instance_id, sizeof(id));
+	return ph_instance_health(keeper->maps->gateway, &keeper->maps->instances[cvm->slot], &ref, id, &address);
+}
+
+static void reloaded(const struct ph_message *message, const struct ph_fanout_result *result, void *arg)
+{
+	const struct ph_keeper *keeper = arg;
+	const char *name = keeper->config->domains[message->domain].name;
+	char names[1024];
+
+	if (result->failed)
+		ph_log(PH_LOG_ERROR, "certificate of %s: refused by %s: %s", name,
+		       ph_fanout_names(result->failed, names, sizeof(names)), result->text);
+	if (result->silent)
+		ph_log(PH_LOG_WARNING, "certificate of %s: no answer from %s", name,
+		       ph_fanout_names(result->silent, names, sizeof(names)));
+	if (!result->failed && !result->silent)
+		ph_log(PH_LOG_INFO, "certificate of %s: read anew by all workers", name);
+}
+
+static int reload_domain(struct ph_keeper *keeper, uint32_t index, const char **ret_path)
+{
+	const struct ph_domain *domain = &keeper->config->domains[index];
+	struct ph_message message = { .type = PH_MESSAGE_CERTIFICATE, .domain = index };
+	int fds[PH_MESSAGE_FDS];
+	int err = 0;
+
+	*ret_path = domain->certificate_path;
+	fds[0] = open(*ret_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fds[0] < 0)
+		return -errno;
+	*ret_path = domain->private_key_path;
+	fds[1] = open(*ret_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fds[1] < 0) {
+		err = -errno;
+	} else {
+		err = ph_fanout_send(keeper->fanout, &message, fds, PH_MESSAGE_FDS, NULL, NULL, reloaded, keeper);
+		close(fds[1]);
+	}
+	close(fds[0]);
+	return err;
+}
+
+void ph_keeper_reload(struct ph_keeper *keeper)
+{
+	const char *path = "";
+
+	for (uint32_t i = 0; i < keeper->config->domain_count; i++) {
+		int err = reload_domain(keeper, i, &path);
+
+		if (err)
+			ph_log(PH_LOG_ERROR, "%s: %s: the certificate of %s stays as it was", path, strerror(-err),
+			       keeper->config->domains[i].name);
+	}
+}

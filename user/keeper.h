@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * keeper - registry, device and maps, and every operation that changes them together.
+ *
+ * The registry is the truth. A change is made there first and is then carried out on device and maps; whatever of that
+ * fails is logged and made up for within a second, from the registry.
+ */
+#ifndef PHALAD_KEEPER_H
+#define PHALAD_KEEPER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "device.h"
+#include "fanout.h"
+#include "health.h"
+#include "maps.h"
+#include "registry.h"
+#include "roster.h"
+
+struct ph_keeper {
+	const struct ph_config *config;
+	struct ph_fanout *fanout;		/* the caller's */
+	struct ph_registry *registry;
+	struct ph_roster *roster;
+	struct ph_maps *maps;
+	struct ph_guard *guard;			/* NULL for an external tunnel */
+	struct ph_device *device;
+	uint32_t apps;				/* that have at least one CVM */
+	bool looked;				/* all peers were read at least once */
+	bool mend_maps;				/* something failed: reconcile at the next tick */
+	uint64_t seen_pass_ns;			/* when the last pass over seen_s began, CLOCK_BOOTTIME */
+	uint32_t seen_slot;			/* where it goes on; PH_INSTANCES_MAX when it is done */
+	char trouble[256];			/* the last error of a tick, so that each is logged once */
+};
+
+/**
+ * ph_keeper_open() - open the registry, the maps and the device, and make them agree.
+ * @fresh: begin with new maps.
+ * @wait: a tunnel device that is missing or unusable is logged and waited for, instead of being an error.
+ * @error: one line for people, set on failure.
+ *
+ * Return: 0 or -errno.
+ */
+int ph_keeper_open(const struct ph_config *config, struct ph_fanout *fanout, bool fresh, bool wait,
+		   struct ph_keeper **ret_keeper, char *error, size_t error_size);
+/* Device, maps and what is in them stay. */
+void ph_keeper_free(struct ph_keeper *keeper);
+
+/* Once a second: device, handshakes, what is to be mended, and what is to be written down. */
+void ph_keeper_tick(struct ph_keeper *keeper);
+
+/* The tunnel device, or one that may be it, came, went or changed. */
+void ph_keeper_check_device(struct ph_keeper *keeper);
+
+/*
+ * The operations. Return: 0 once it is on disk, else -errno as in registry.h with one line in @error; then nothing was
+ * changed.
+ */
+int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *instance_id,
+		  const uint8_t public_key[PH_KEY_LEN], struct ph_cvm *ret_cvm, char *error, size_t error_size);
+int ph_keeper_drain(struct ph_keeper *keeper, const char *instance_id, bool drain, struct ph_cvm *ret_cvm, char *error,
+		    size_t error_size);
+
+/* @done is called once all workers have ended its connections, or some did not answer; never if this returns an error. */
+int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
+		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
+		     void *arg, char *error, size_t error_size);
+
+/* Return: 0, -ENOENT with @error, or -errno. */
+int ph_keeper_find(struct ph_keeper *keeper, const char *instance_id, struct ph_cvm *ret_cvm, char *error,
+		   size_t error_size);
+
+/* What a new connection would find. */
+enum ph_health ph_keeper_health(const struct ph_keeper *keeper, const struct ph_cvm *cvm);
+
+/* Gives every worker every domain's certificate and key, read anew. */
+void ph_keeper_reload(struct ph_keeper *keeper);
+
+#endif

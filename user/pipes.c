@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * pipes - empty pipes at hand. See pipes.h.
+ */
+#include "pipes.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+int ph_pipes_take(struct ph_pipes *pipes, struct ph_pipe *ret_pipe)
+{
+	int fds[2];
+
+	if (pipes->count) {
+		*ret_pipe = pipes->spare[--pipes->count];
+		return 0;
+	}
+	if (pipe2(fds, O_NONBLOCK | O_CLOEXEC))
+		return -errno;
+	*ret_pipe = (struct ph_pipe){ .in = fds[1], .out = fds[0] };
+	return 0;
+}
+
+void ph_pipes_give(struct ph_pipes *pipes, struct ph_pipe *pipe)
+{
+	if (pipe->in < 0)
+		return;
+	if (pipes->count < PH_PIPES_SPARE) {
+		pipes->spare[pipes->count++] = *pipe;
+		*pipe = PH_PIPE_NONE;
+	} else {
+		ph_pipe_close(pipe);
+	}
+}
+
+void ph_pipe_close(struct ph_pipe *pipe)
+{
+	if (pipe->in < 0)
+		return;
+	close(pipe->in);
+	close(pipe->out);
+	*pipe = PH_PIPE_NONE;
+}
+
+void ph_pipes_close(struct ph_pipes *pipes)
+{
+	while (pipes->count)
+		ph_pipe_close(&pipes->spare[--pipes->count]);
+}

@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * tls - certificates, settings and sessions, by OpenSSL. See tls.h.
+ */
+#include "tls.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+
+#include "log.h"
+
+#define READS_PER_TURN 4			/* of 16 KiB */
+#define NOT_READABLE_BY (S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH)
+
+struct ph_tls {
+	SSL_CTX *context;
+};
+
+struct ph_tls_session {
+	SSL *ssl;
+	const struct ph_tls_terms *terms;	/* NULL once the handshake is over */
+	int fd;
+	int error;				/* errno that the socket broke with */
+	unsigned reads_left;			/* in this turn */
+	bool spent;				/* a read was refused because of that */
+	bool ended;				/* the peer's FIN was read */
+};
+
+__attribute__((format(printf, 4, 5))) static int fail(int err, char *error, size_t size, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(error, size, format, args);
+	va_end(args);
+	ERR_clear_error();
+	return err;
+}
+
+static const char *openssl_reason(void)
+{
+	const char *reason = ERR_reason_error_string(ERR_peek_last_error());
+
+	return reason ? reason : "OpenSSL does not say why";
+}
+
+/* Files. */
+
+/* @ret_bytes: the caller's to free, and to clear if it is a key. Return: 0 or -errno, -EFBIG over PH_PEM_MAX. */
+static int read_file(int fd, char **ret_bytes, size_t *ret_len)
+{
+	char *bytes = malloc(PH_PEM_MAX + 1);
+	size_t len = 0;
+	ssize_t got;
+	int err = 0;
+
+	if (!bytes)
+		return -ENOMEM;
+	while ((got = pread(fd, bytes + len, PH_PEM_MAX + 1 - len, (off_t)len)) > 0)
+		len += (size_t)got;
+	if (got < 0)
+		err = -errno;
+	else if (len > PH_PEM_MAX)
+		err = -EFBIG;
+	if (err) {
+		OPENSSL_cleanse(bytes, len);
+		free(bytes);
+		return err;
+	}
+	*ret_bytes = bytes;
+	*ret_len = len;
+	return 0;
+}
+
+/* Leaf first, then the rest of the chain. */
+static int use_certificates(SSL_CTX *context, BIO *pem, const char *path, char *error, size_t error_size)
+{
+	X509 *certificate = PEM_read_bio_X509_AUX(pem, NULL, NULL, NULL);
+	int used;
+
+	if (!certificate)
+		return fail(-EINVAL, error, error_size, "%s: no certificate in PEM: %s", path, openssl_reason());
+	used = SSL_CTX_use_certificate(context, certificate);
+	X509_free(certificate);
+	while (used && (certificate = PEM_read_bio_X509(pem, NULL, NULL, NULL))) {
+		used = SSL_CTX_add1_chain_cert(context, certificate);
+		X509_free(certificate);
+	}
+	if (!used)
+		return fail(-EINVAL, error, error_size, "%s: refused: %s", path, openssl_reason());
+	if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)
+		return fail(-EINVAL, error, error_size, "%s: a damaged certificate in the chain: %s", path,
+			    openssl_reason());
+	ERR_clear_error();
+	return 0;
+}
+
+static int load_certificates(SSL_CTX *context, int fd, const char *path, char *error, size_t error_size)
+{
+	char *bytes;
+	size_t len;
+	BIO *pem;
+	int err;
+
+	err = read_file(fd, &bytes, &len);
+	if (err)
+		return fail(err, error, error_size, "%s: %s", path, strerror(-err));
+	pem = BIO_new_mem_buf(bytes, (int)len);
+	err = pem ? use_certificates(context, pem, path, error, error_size)
+		  : fail(-ENOMEM, error, error_size, "out of memory");
+	BIO_free(pem);
+	free(bytes);
+	return err;
+}
+
+static int no_passphrase(char *out, int size, int writing, void *arg)
+{
+	(void)out, (void)size, (void)writing;
+	*(bool *)arg = true;
+	return -1;
+}
+
+static int load_private_key(SSL_CTX *context, int fd, const char *path, char *error, size_t error_size)
+{
+	bool encrypted = false;
+	EVP_PKEY *key = NULL;
+	struct stat status;
+	BIO *pem = NULL;
+	char *bytes;
+	size_t len;
+	int err;
+
+	if (fstat(fd, &status)) {
+		err = -errno;
+		return fail(err, error, error_size, "%s: %s", path, strerror(-err));
+	}
+	if (status.st_mode & NOT_READABLE_BY)
+		return fail(-EINVAL, error, error_size, "%s: mode %04o: a private key must be its owner's alone", path,
+			    status.st_mode & 07777);
+	err = read_file(fd, &bytes, &len);
+	if (err)
+		return fail(err, error, error_size, "%s: %s", path, strerror(-err));
+	pem = BIO_new_mem_buf(bytes, (int)len);
+	if (pem)
+		key = PEM_read_bio_PrivateKey(pem, NULL, no_passphrase, &encrypted);
+	if (encrypted)
+		err = fail(-EINVAL, error, error_size, "%s: the key has a passphrase", path);
+	else if (!key)
+		err = fail(-EINVAL, error, error_size, "%s: no private key in PEM: %s", path, openssl_reason());
+	else if (SSL_CTX_use_PrivateKey(context, key) != 1 || SSL_CTX_check_private_key(context) != 1)
+		err = fail(-EINVAL, error, error_size, "%s: not the certificate's key: %s", path, openssl_reason());
+	EVP_PKEY_free(key);
+	BIO_free(pem);
+	OPENSSL_cleanse(bytes, len);
+	free(bytes);
+	return err;
+}
+
+/* OpenSSL's host name check takes a literal star for covered by a wildcard only. */
+static int judge_certificate(SSL_CTX *context, const struct ph_domain *domain, bool allow_expired, char *error,
+			     size_t error_size)
+{
+	X509 *certificate = SSL_CTX_get0_certificate(context);
+	const char *path = domain->certificate_path, *wrong = NULL;
+	char wildcard[PH_NAME_SIZE + 2];
+
+	snprintf(wildcard, sizeof(wildcard), "*.%s", domain->name);
+	if (X509_check_host(certificate, wildcard, 0,
+			    X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, NULL) != 1)
+		return fail(-EINVAL, error, error_size, "%s: does not cover %s", path, wildcard);
+	if (X509_cmp_current_time(X509_get0_notAfter(certificate)) <= 0)
+		wrong = "has expired";
+	else if (X509_cmp_current_time(X509_get0_notBefore(certificate)) >= 0)
+		wrong = "is not valid yet";
+	if (!wrong)
+		return 0;
+	if (!allow_expired)
+		return fail(-EINVAL, error, error_size, "%s: the certificate %s", path, wrong);
+	ph_log(PH_LOG_WARNING, "%s: the certificate %s", path, wrong);
+	return 0;
+}
+
+/* Settings. */
+
+static const struct ph_tls_terms *terms_of(const SSL *ssl)
+{
+	const struct ph_tls_session *session = SSL_get_app_data(ssl);
+
+	return session->terms;
+}
+
+/*
+ * The connection was routed by the name that our own parser found, before OpenSSL saw a byte. A second ClientHello
+ * after a HelloRetryRequest could have another one.
+ */
+static int judge_name(SSL *ssl, int *alert, void *arg)
+{
+	const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+
+	(void)arg;
+	if (name && !strcasecmp(name, terms_of(ssl)->name))
+		return SSL_TLSEXT_ERR_OK;
+	*alert = SSL_AD_UNRECOGNIZED_NAME;
+	return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+/* h2 on a wildcard certificate would let browsers use one app's connection for another, so it has names of its own. */
+static int select_alpn(SSL *ssl, const unsigned char **ret_chosen, unsigned char *ret_len,
+		       const unsigned char *offered, unsigned offered_len, void *arg)
+{
+	static const unsigned char h2[] = "\x02h2", http[] = "\x08http/1.1";
+	bool is_h2 = terms_of(ssl)->h2;
+
+	(void)arg;
+	if (SSL_select_next_proto((unsigned char **)ret_chosen, ret_len, is_h2 ? h2 : http,
+				  is_h2 ? sizeof(h2) - 1 : sizeof(http) - 1, offered,
+				  offered_len) != OPENSSL_NPN_NEGOTIATED)
+		return SSL_TLSEXT_ERR_NOACK;
+	return SSL_TLSEXT_ERR_OK;
+}
+
+static SSL_CTX *new_context(const uint8_t secret[PH_TICKET_SECRET_LEN])
+{
+	uint8_t copy[PH_TICKET_SECRET_LEN];
+	SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+	long keys_set;
+
+	if (!context)
+		return NULL;
+	memcpy(copy, secret, sizeof(copy));
+	keys_set = SSL_CTX_set_tlsext_ticket_keys(context, copy, sizeof(copy));
+	OPENSSL_cleanse(copy, sizeof(copy));
+	if (keys_set != 1 || SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) != 1) {
+		SSL_CTX_free(context);
+		return NULL;
+	}
+	SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE |
+					     SSL_OP_PRIORITIZE_CHACHA);
+	SSL_CTX_clear_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
+	SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+					  SSL_MODE_RELEASE_BUFFERS | SSL_MODE_AUTO_RETRY);
+	SSL_CTX_set_read_ahead(context, 1);
+	SSL_CTX_set_max_early_data(context, 0);
+	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);	/* tickets only */
+	SSL_CTX_set_alpn_select_cb(context, select_alpn, NULL);
+	SSL_CTX_set_tlsext_servername_callback(context, judge_name);
+	return context;
+}
+
+int ph_tls_new(const struct ph_domain *domain, int certificate_fd, int private_key_fd,
+	       const uint8_t secret[PH_TICKET_SECRET_LEN], bool allow_expired, struct ph_tls **ret_tls, char *error,
+	       size_t error_size)
+{
+	struct ph_tls *tls = calloc(1, sizeof(*tls));
+	int err;
+
+	ERR_clear_error();
+	if (tls)
+		tls->context = new_context(secret);
+	if (!tls || !tls->context) {
+		free(tls);
+		return fail(-ENOMEM, error, error_size, "out of memory");
+	}
+	err = load_certificates(tls->context, certificate_fd, domain->certificate_path, error, error_size);
+	if (!err)
+		err = load_private_key(tls->context, private_key_fd, domain->private_key_path, error, error_size);
+	if (!err)
+		err = judge_certificate(tls->context, domain, allow_expired, error, error_size);
+	if (err)
+		ph_tls_free(tls);
+	else
+		*ret_tls = tls;
+	return err;
+}
+
+int ph_tls_open(const struct ph_domain *domain, const uint8_t secret[PH_TICKET_SECRET_LEN], bool allow_expired,
+		struct ph_tls **ret_tls, char *error, size_t error_size)
+{
+	int certificate_fd, key_fd = -1, err;
+
+	certificate_fd = open(domain->certificate_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (certificate_fd < 0) {
+		err = -errno;
+		return fail(err, error, error_size, "%s: %s", domain->certificate_path, strerror(-err));
+	}
+	key_fd = open(domain->private_key_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (key_fd < 0) {
+		err = -errno;
+		fail(err, error, error_size, "%s: %s", domain->private_key_path, strerror(-err));
+	} else {
+		err = ph_tls_new(domain, certificate_fd, key_fd, secret, allow_expired, ret_tls, error, error_size);
+		close(key_fd);
+	}
+	close(certificate_fd);
+	return err;
+}
+
+void ph_tls_free(struct ph_tls *tls)
+{
+	if (!tls)
+		return;
+	SSL_CTX_free(tls->context);
+	free(tls);
+}
+
+int ph_tls_check(const struct ph_config *config, char *error, size_t error_size)
+{
+	static const uint8_t secret[PH_TICKET_SECRET_LEN];	/* no session is ever made with it */
+
+	for (uint32_t i = 0; i < config->domain_count; i++) {
+		struct ph_tls *tls;
+		int err = ph_tls_open(&config->domains[i], secret, false, &tls, error, error_size);
+
+		if (err)
+			return err;
+		ph_tls_free(tls);
+	}
+	return 0;
+}
+
+/*
+ * Sessions. The socket is read through a BIO of our own: it knows how the connection broke, and it says "later" once
+ * the turn's share is used up. Else OpenSSL would go on for as long as a peer keeps it busy with messages that carry no
+ * data (KeyUpdate), while all other connections wait.
+ */
+
+static int bio_read(BIO *bio, char *out, int size)
+{
+	struct ph_tls_session *session = BIO_get_data(bio);
+	ssize_t got;
+
+	BIO_clear_retry_flags(bio);
+	if (!session->reads_left) {
+		session->spent = true;
+		BIO_set_retry_read(bio);
+		return -1;
+	}
+	session->reads_left--;
+	got = recv(session->fd, out, (size_t)size, 0);
+	if (!got)
+		session->ended = true;
+	else if (got < 0 && errno == EAGAIN)
+		BIO_set_retry_read(bio);
+	else if (got < 0)
+		session->error = errno;
+	return (int)got;
+}
+
+static int bio_write(BIO *bio, const char *bytes, int len)
+{
+	struct ph_tls_session *session = BIO_get_data(bio);
+	ssize_t sent;
+
+	BIO_clear_retry_flags(bio);
+	sent = send(session->fd, bytes, (size_t)len, MSG_NOSIGNAL);
+	if (sent < 0 && errno == EAGAIN)
+		BIO_set_retry_write(bio);
+	else if (sent < 0)
+		session->error = errno;
+	return (int)sent;
+}
+
+static long bio_ctrl(BIO *bio, int command, long number, void *pointer)
+{
+	const struct ph_tls_session *session = BIO_get_data(bio);
+
+	(void)number, (void)pointer;
+	switch (command) {
+	case BIO_CTRL_EOF:
+		return session->ended;
+	case BIO_CTRL_FLUSH:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+static BIO_METHOD *bio_method(void)
+{
+	static BIO_METHOD *method;
+
+	if (method)
+		return method;
+	method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "connection");
+	if (!method)
+		return NULL;
+	BIO_meth_set_read(method, bio_read);
+	BIO_meth_set_write(method, bio_write);
+	BIO_meth_set_ctrl(method, bio_ctrl);
+	return method;
+}
+
+/* RFC 6066, section 3: no resumption under another name. The context of a session is made from its name. */
+static int bind_to_name(SSL *ssl, const char *name)
+{
+	uint8_t digest[EVP_MAX_MD_SIZE];
+	unsigned len;
+
+	return EVP_Digest(name, strlen(name), digest, &len, EVP_sha256(), NULL) == 1 &&
+	       SSL_set_session_id_context(ssl, digest, len) == 1;
+}
+
+int ph_tls_session_new(struct ph_tls *tls, int fd, const struct ph_tls_terms *terms,
+		       struct ph_tls_session **ret_session)
+{
+	struct ph_tls_session *session = calloc(1, sizeof(*session));
+	BIO *bio = NULL;
+
+	if (!session)
+		return -ENOMEM;
+	session->fd = fd;
+	session->terms = terms;
+	session->ssl = SSL_new(tls->context);
+	if (session->ssl && bio_method())
+		bio = BIO_new(bio_method());
+	if (!bio || !bind_to_name(session->ssl, terms->name)) {
+		BIO_free(bio);
+		ph_tls_session_free(session);
+		return -ENOMEM;
+	}
+	BIO_set_data(bio, session);
+	BIO_set_init(bio, 1);
+	SSL_set_bio(session->ssl, bio, bio);
+	SSL_set_app_data(session->ssl, session);
+	SSL_set_accept_state(session->ssl);
+	ph_tls_session_turn(session);
+	*ret_session = session;
+	return 0;
+}
+
+void ph_tls_session_free(struct ph_tls_session *session)
+{
+	if (!session)
+		return;
+	SSL_free(session->ssl);
+	free(session);
+}
+
+void ph_tls_session_turn(struct ph_tls_session *session)
+{
+	session->reads_left = READS_PER_TURN;
+	session->spent = false;
+}
+
+static enum ph_tls_result result_of(struct ph_tls_session *session, int returned)
+{
+	switch (SSL_get_error(session->ssl, returned)) {
+	case SSL_ERROR_NONE:
+		return PH_TLS_OK;
+	case SSL_ERROR_WANT_READ:
+		return session->spent ? PH_TLS_AGAIN : PH_TLS_WANT_READ;
+	case SSL_ERROR_WANT_WRITE:
+		return PH_TLS_WANT_WRITE;
+	case SSL_ERROR_ZERO_RETURN:
+		return PH_TLS_CLOSED;
+	}
+	if (session->error)
+		return PH_TLS_RESET;
+	return session->ended ? PH_TLS_TRUNCATED : PH_TLS_FAILED;
+}
+
+enum ph_tls_result ph_tls_handshake(struct ph_tls_session *session)
+{
+	enum ph_tls_result result;
+
+	ERR_clear_error();
+	result = result_of(session, SSL_do_handshake(session->ssl));
+	if (result == PH_TLS_OK)
+		session->terms = NULL;
+	return result;
+}
+
+enum ph_tls_result ph_tls_read(struct ph_tls_session *session, uint8_t *bytes, size_t size, size_t *ret_len)
+{
+	ERR_clear_error();
+	return result_of(session, SSL_read_ex(session->ssl, bytes, size, ret_len));
+}
+
+enum ph_tls_result ph_tls_write(struct ph_tls_session *session, const uint8_t *bytes, size_t len, size_t *ret_len)
+{
+	ERR_clear_error();
+	return result_of(session, SSL_write_ex(session->ssl, bytes, len, ret_len));
+}
+
+enum ph_tls_result ph_tls_close(struct ph_tls_session *session)
+{
+	int returned;
+
+	ERR_clear_error();
+	returned = SSL_shutdown(session->ssl);
+	return returned >= 0 ? PH_TLS_OK : result_of(session, returned);
+}
