@@ -4,7 +4,7 @@
  *
  * From a CVM passes only an answer: TCP to a connected socket that is bound to this very device (workers bind theirs),
  * or an ICMP error by that CVM itself about such a connection. Towards a CVM passes only what a socket bound to this
- * device sent. So neither routes nor ip_forward nor another process's sockets make a way in or past.
+ * device sent, or steer did, which marks it: a packet from outside bears no mark. So neither routes nor ip_forward nor another process's sockets make a way in or past.
  *
  * Attached before the device is up, and kept by it: the guard stands while phalad is down. Everything that is dropped
  * is counted, and nothing answers for it, so that an address in use looks like one that is not.
@@ -39,8 +39,8 @@ static __always_inline int verdict(enum ph_guard_reason reason)
 
 	if (count)
 		++*count;
-	return reason == PH_GUARD_ANSWER || reason == PH_GUARD_ICMP || reason == PH_GUARD_SENT ? TC_ACT_UNSPEC
-											       : TC_ACT_SHOT;
+	return reason == PH_GUARD_ANSWER || reason == PH_GUARD_ICMP || reason == PH_GUARD_SENT ||
+	       reason == PH_GUARD_STEERED ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 /* Is there a connected socket, bound to this device, that hears @remote -> @local? */
@@ -117,6 +117,8 @@ int guard_to_cvm(struct __sk_buff *skb)
 {
 	struct bpf_sock *sock = skb->sk;
 
+	if (skb->mark == PH_STEER_MARK)
+		return verdict(PH_GUARD_STEERED);
 	if (sock)
 		sock = bpf_sk_fullsock(sock);
 	return verdict(sock && sock->bound_dev_if == skb->ifindex ? PH_GUARD_SENT : PH_GUARD_NOT_OURS);

@@ -56,10 +56,10 @@ static __always_inline int route_is_passthrough(struct ph_hello_store *store)
 	struct route_domain_run run = { .name = store->walk.name };
 	__u32 zero = 0, *domain;
 
-	if (ph_name_parse(store->walk.name, store->walk.name_len, &store->name) != PH_NAME_OK ||
-	    store->name.mode != PH_MODE_PASSTHROUGH)
+	if (ph_name_walk(&store->name, store->walk.name, store->walk.name_len) != PH_NAME_OK ||
+	    store->name.found.mode != PH_MODE_PASSTHROUGH)
 		return 0;
-	run.base = store->name.base;
+	run.base = store->name.found.base;
 	run.key = bpf_map_lookup_elem(&steer_domain, &zero);
 	if (!run.key)
 		return 0;
@@ -86,7 +86,7 @@ static __always_inline enum ph_health route_health(const struct route_run *run, 
 
 	if (!instance)
 		return PH_HEALTH_GONE;
-	return ph_instance_health(run->gateway, instance, &ref, run->store->name.id, ret_address);
+	return ph_instance_health(run->gateway, instance, &ref, run->store->name.found.id, ret_address);
 }
 
 static __always_inline int route_was_tried(const struct ph_hello_store *store, __u32 generation)
@@ -147,7 +147,7 @@ __separate int route_next(__u32 slot, __u32 hello)
 	if (!run.gateway || ph_gateway_is_stale(run.gateway, bpf_ktime_get_boot_ns()) || !run.gateway->tunnel_ifindex ||
 	    store->tries >= steer->tries)
 		return ROUTE_NONE;
-	run.id = bpf_map_lookup_elem(&ph_ids, store->name.id);
+	run.id = bpf_map_lookup_elem(&ph_ids, store->name.found.id);
 	if (!run.id)
 		return ROUTE_NONE;
 	ph_loop(PH_APP_INSTANCES_MAX, route_step, &run);
@@ -162,7 +162,7 @@ __separate int route_next(__u32 slot, __u32 hello)
 	store->tried[store->tries % PH_BIND_TRIES_MAX] = ref.generation;
 	store->tries++;
 	splice->cvm = address;
-	splice->cvm_port = bpf_htons(store->name.port);
+	splice->cvm_port = bpf_htons(store->name.found.port);
 	splice->instance = ref;
 	if (run.id->kind == PH_ID_INSTANCE)
 		splice->flags |= PH_FLOW_BY_INSTANCE;

@@ -16,7 +16,7 @@
 
 /* Ours among the filters of a clsact: nobody else's is touched. */
 #define GUARD_HANDLE 0x70686c
-#define GUARD_PRIORITY 1
+#define GUARD_PRIORITY 2		/* steer has 1 */
 
 struct ph_guard {
 	struct ph_guard_bpf *skel;

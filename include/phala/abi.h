@@ -117,6 +117,8 @@ struct ph_steer {
 	__u32 fresh_hellos;		/* the same of hello slots */
 	__u64 idle_ns;			/* no packet either way */
 	__u64 watch_until_ns;		/* CLOCK_MONOTONIC: until then somebody reads ph_events */
+	__u8 tunnel_mac[6];		/* of a layer-2 tunnel device */
+	__u8 reserved[2];
 	__u64 secret[4];		/* for sequence numbers, timestamps and ports; never shown */
 };
 
@@ -217,7 +219,7 @@ struct ph_flow {
 /* A hello while it is collected and until the CVM has it, and what its request sock said. */
 struct ph_hello_store {
 	struct ph_hello walk;
-	struct ph_name name;
+	struct ph_name_walk name;
 	__u32 len;			/* bytes there are from the first one on */
 	__u32 packets;
 	__u32 piece_count;
@@ -275,6 +277,13 @@ struct ph_event {
 	__u64 packets_from_cvm;
 };
 
+/* Which flows steer_kill ends. Its arguments are in cb: this, slot, generation, enum ph_reason. */
+enum ph_kill {
+	PH_KILL_ALL,
+	PH_KILL_FLOW,			/* flow slot, and the flow's generation */
+	PH_KILL_INSTANCE,		/* instance slot, and the instance's generation */
+};
+
 /* Marks packets of steer's on their way to the tunnel device, so that guard lets them out. */
 #define PH_STEER_MARK 0x70684c41
 
@@ -295,7 +304,7 @@ PH_ABI_SIZE(ph_gateway, 40);
 PH_ABI_AT(ph_gateway, health_now_ns, 8);
 PH_ABI_SIZE(ph_worker, 32 + 8 * PH_REASONS_MAX);
 PH_ABI_AT(ph_worker, counters, 32);
-PH_ABI_SIZE(ph_steer, 112);
+PH_ABI_SIZE(ph_steer, 120);
 PH_ABI_SIZE(ph_client_key, 12);
 PH_ABI_SIZE(ph_splice, 64);
 PH_ABI_AT(ph_splice, key, 12);

@@ -101,7 +101,8 @@ enum ph_reason {
 	X(FRAGMENT, "fragment", "dropped: a fragment")                                        \
 	X(PROTOCOL, "protocol", "dropped: neither TCP nor an ICMP error about TCP")           \
 	X(UNCALLED, "uncalled", "dropped: from a CVM, to nothing that called it")             \
-	X(NOT_OURS, "not-ours", "dropped: towards a CVM, but not sent by this gateway's workers")
+	X(NOT_OURS, "not-ours", "dropped: towards a CVM, but not sent by this gateway's workers") \
+	X(STEERED, "steered", "towards a CVM, by steer")
 
 enum ph_guard_reason {
 #define PH_GUARD_ENUM(name, word, text) PH_GUARD_##name,

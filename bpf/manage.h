@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * manage - what phalad has done to flows, through BPF_PROG_TEST_RUN: timers set again, flows ended.
+ *
+ * Here and not in userspace, because timers and the lock are out of its reach.
+ */
+#ifndef PH_BPF_MANAGE_H
+#define PH_BPF_MANAGE_H
+
+#include "bind.h"
+
+#define AF_INET 2
+
+static long rearm_step(__u32 slot, void *arg)
+{
+	const struct ph_steer *steer = steer_config();
+	struct ph_flow *flow = flow_at(slot);
+	__u64 now = bpf_ktime_get_ns(), due;
+
+	(void)arg;
+	if (!flow || !steer || READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
+		return 0;
+	if (flow->splice.state != PH_FLOW_FREE) {
+		due = flow_due_ns(flow, steer);
+		flow_arm(flow, due > now ? due - now : NSEC_PER_MSEC);
+	}
+	flow_unlock(flow);
+	return 0;
+}
+
+/* Without a neighbour known, none is sent: whoever sends a packet is told then. */
+__separate int kill_tell_client(struct __sk_buff *skb, __u32 slot)
+{
+	struct bpf_fib_lookup route = { .family = AF_INET, .l4_protocol = IPPROTO_TCP };
+	struct ph_flow *flow = flow_at(slot);
+	struct scratch *s = scratch_get();
+	const struct ph_client_key *key;
+	__be16 protocol = bpf_htons(ETH_P_IP);
+
+	if (!flow || !s)
+		return -1;
+	key = &flow->splice.key;
+	emit_headers(s, key->gateway, key->client, key->gateway_port, key->client_port);
+	emit_numbers(s, flow->cvm.end, flow->cvm.ack, TCP_HLEN, EMIT_RST | EMIT_ACK, 0);
+	if (emit(skb, ETH_HLEN, s, TCP_HLEN, 0, 0))
+		return -1;
+	route.ipv4_src = key->gateway;
+	route.ipv4_dst = key->client;
+	route.ifindex = flow->splice.nic;
+	if (bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT) || route.ifindex != flow->splice.nic)
+		return -1;
+	if (bpf_skb_store_bytes(skb, 0, route.dmac, 6, 0) || bpf_skb_store_bytes(skb, 6, route.smac, 6, 0) ||
+	    bpf_skb_store_bytes(skb, 12, &protocol, 2, 0))
+		return -1;
+	return bpf_clone_redirect(skb, flow->splice.nic, 0);
+}
+
+__separate int kill_tell_cvm(struct __sk_buff *skb, __u32 slot)
+{
+	struct ph_flow *flow = flow_at(slot);
+	struct scratch *s = scratch_get();
+	const struct ph_splice *splice;
+
+	if (!flow || !s)
+		return -1;
+	splice = &flow->splice;
+	emit_headers(s, splice->source, splice->cvm, splice->source_port, splice->cvm_port);
+	emit_numbers(s, flow->client.end + splice->seq_to_cvm, flow->client.ack - splice->seq_to_client, TCP_HLEN,
+		     EMIT_RST | EMIT_ACK, 0);
+	if (emit(skb, ETH_HLEN, s, TCP_HLEN, 0, 0))
+		return -1;
+	return copy_to_tunnel(skb, flow->mac);
+}
+
+struct kill_run {
+	struct __sk_buff *skb;
+	__u32 what, slot, generation;
+	enum ph_reason reason;
+	__u32 count;
+};
+
+static __always_inline int kill_applies(const struct kill_run *run, const struct ph_flow *flow)
+{
+	if (run->what == PH_KILL_INSTANCE)
+		return flow->splice.instance.slot == run->slot && flow->splice.instance.generation == run->generation;
+	return run->what == PH_KILL_ALL || flow->splice.generation == run->generation;
+}
+
+static long kill_step(__u32 index, void *arg)
+{
+	struct kill_run *run = arg;
+	__u32 slot = run->what == PH_KILL_FLOW ? run->slot : index;
+	struct ph_flow *flow = flow_at(slot);
+	int ended = 0;
+
+	if (!flow || READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
+		return 0;
+	if (kill_applies(run, flow)) {
+		if (flow->splice.state == PH_FLOW_BINDING || flow->splice.state == PH_FLOW_COLLECTING) {
+			flow_decline(flow, run->reason);
+		} else if (flow->splice.state == PH_FLOW_SPLICED) {
+			flow_end(flow, PH_FLOW_KILLED, run->reason);
+			ended = 1;
+		}
+	}
+	flow_unlock(flow);
+	if (ended) {
+		kill_tell_client(run->skb, slot);
+		kill_tell_cvm(run->skb, slot);
+		run->count++;
+	}
+	return 0;
+}
+
+SEC("tc")
+int steer_rearm(struct __sk_buff *skb)
+{
+	bpf_loop(PH_FLOWS_MAX, rearm_step, NULL, 0);
+	return 0;
+}
+
+/* Return: how many flows it ended. */
+SEC("tc")
+int steer_kill(struct __sk_buff *skb)
+{
+	struct kill_run run = {
+		.skb = skb,
+		.what = skb->cb[0],
+		.slot = skb->cb[1],
+		.generation = skb->cb[2],
+		.reason = skb->cb[3] < PH_REASON_COUNT ? skb->cb[3] : PH_REASON_KILLED,
+	};
+
+	bpf_loop(run.what == PH_KILL_FLOW ? 1 : PH_FLOWS_MAX, kill_step, &run, 0);
+	return run.count;
+}
+
+#endif

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The field: a client, a gateway with steer and a listener, and CVMs, each in a network namespace.
+
+      192.0.2.0/24               10.0.0.0/24 | 10.64.0.0/16
+    client ───────────── gateway ─────────────┬── cvm1  10.64.0.1
+       c0 .2           n0 .1   t0 10.0.0.1    ├── cvm2  10.64.0.2
+                         stand             fabric br0 ...
+
+The listener stands in for phalad: it answers every connection that comes up to it with the word RELAY and what it read.
+"""
+import os, socket, struct, subprocess, sys, tempfile, threading, time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "selftests"))
+from lab import netns                                           # noqa: E402
+
+SLOW = float(os.environ.get("PHALA_SLOW", "1"))
+GATEWAY, CLIENT, PORT, DOMAIN = "192.0.2.1", "192.0.2.2", 443, "gw.test"
+TCP_DEFER_ACCEPT, TCP_MAXSEG = 9, 2
+
+
+def hello(name, size=0, extra=b""):
+    """A ClientHello record for @name, padded (RFC 7685) to @size bytes of record if that is longer."""
+    def record(padding):
+        entry = b"\0" + struct.pack("!H", len(name)) + name.encode()
+        data = struct.pack("!H", len(entry)) + entry
+        extensions = struct.pack("!HH", 0, len(data)) + data + extra
+        extensions += struct.pack("!HHH", 43, 3, 0x0203)[:4] + b"\x02\x03\x04"
+        if padding is not None:
+            extensions += struct.pack("!HH", 21, padding) + bytes(padding)
+        body = b"\x03\x03" + os.urandom(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0" + struct.pack("!H", len(extensions)) + extensions
+        message = b"\x01" + struct.pack("!I", len(body))[1:] + body
+        return b"\x16\x03\x01" + struct.pack("!H", len(message)) + message
+    plain = record(None)
+    return plain if size < len(plain) + 4 else record(size - len(plain) - 4)
+
+
+def wait_until(condition, seconds, what):
+    deadline = time.monotonic() + seconds * SLOW
+    while True:
+        if result := condition():
+            return result
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds * SLOW:.0f} s")
+        time.sleep(0.01)
+
+
+def serve(listener, handle):
+    """Calls handle(connection) in a thread of its own for each; ends with the listener."""
+    def loop():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=guarded, args=(handle, connection), daemon=True).start()
+    threading.Thread(target=loop, daemon=True).start()
+
+
+def guarded(handle, connection):
+    with connection:
+        try:
+            handle(connection)
+        except OSError:
+            pass
+
+
+def echo(connection):
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def relay(connection):
+    connection.settimeout(2)
+    data = connection.recv(65536)
+    connection.sendall(b"RELAY" + data)
+
+
+class Stand:
+    """The process that loads steer (stand.c)."""
+    def __init__(self, ns, *arguments):
+        self.process = ns.start([TOP / "build/steer/stand", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.slots = int(self.answer()[0].split()[1])
+
+    def answer(self):
+        lines = []
+        while (line := self.process.stdout.readline()) != ".\n":
+            if not line:
+                raise RuntimeError(f"stand ended: {lines}")
+            lines.append(line.strip())
+        if lines and lines[-1].startswith("error"):
+            raise RuntimeError(lines[-1])
+        return lines
+
+    def __call__(self, *words):
+        self.process.stdin.write(" ".join(str(word) for word in words) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def reasons(self):
+        return {word: int(count) for word, count in (line.split() for line in self("reasons"))}
+
+    def flows(self):
+        keys = ("slot", "state", "client", "cvm", "from_client", "client_packets", "from_cvm", "cvm_packets", "reason")
+        return [dict(zip(keys, line.split())) for line in self("flows")]
+
+
+class Cvm:
+    def __init__(self, field, number):
+        self.name, self.address = f"cvm{number}", f"10.64.0.{number}"
+        self.ns = netns.Netns(self.name)
+        field.fabric.ip(f"link add {self.name} type veth peer name t0 netns {self.name}\nlink set {self.name} master br0 up\n")
+        self.ns.ip(f"link set t0 up\naddr add {self.address}/32 dev t0\nroute add 10.0.0.0/24 dev t0\n")
+
+    def serve(self, port, handle=echo):
+        listener = self.ns.listen(port)
+        serve(listener, handle)
+        return listener
+
+
+class Field:
+    def __init__(self, cvms=2, mtu=1420):
+        self.directory = Path(tempfile.mkdtemp(prefix="phala-field-"))
+        hosts = self.directory / "hosts"
+        hosts.write_text("127.0.0.1 localhost\n")
+        netns.own_world(hosts)
+        self.mtu = mtu
+        self.fabric = netns.Netns("fabric", "link add br0 type bridge\nlink set br0 up\n")
+        self.gateway, self.client = netns.Netns("gateway"), netns.Netns("client")
+        self.client.ip(f"link add c0 type veth peer name n0 netns gateway\nlink set c0 up\naddr add {CLIENT}/24 dev c0\n"
+                       f"route add default via {GATEWAY}\n")
+        self.fabric.ip("link add gw type veth peer name t0 netns gateway\nlink set gw master br0 up\n")
+        self.gateway.ip(f"link set n0 up\naddr add {GATEWAY}/24 dev n0\nlink set t0 mtu {mtu} up\naddr add 10.0.0.1/24 dev t0\n"
+                        "route add 10.64.0.0/16 dev t0\n")
+        self.cvms = [Cvm(self, i + 1) for i in range(cvms)]
+        self.listener = self.listen()
+        self.stand = Stand(self.gateway, "/sys/fs/bpf/phala", "n0", "t0", "10.0.0.1/24", mtu, PORT, DOMAIN)
+
+    def listen(self):
+        listener = self.gateway.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_DEFER_ACCEPT, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_MAXSEG, self.mtu - 40)
+        listener.bind((GATEWAY, PORT))
+        listener.listen(4096)
+        serve(listener, relay)
+        return listener
+
+    def register(self):
+        for cvm in self.cvms:
+            self.stand("add", "app", cvm.name, cvm.address)
+
+    def connect(self, timeout=5, options=()):
+        sock = self.client.socket()
+        for option in options:
+            sock.setsockopt(*option)
+        sock.settimeout(timeout * SLOW)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect((GATEWAY, PORT))
+        return sock
+
+    def close(self):
+        self.stand.process.stdin.close()
+        self.stand.process.wait(10)
+
+
+def receive(sock, count):
+    data = bytearray()
+    while len(data) < count:
+        chunk = sock.recv(count - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return bytes(data)
