@@ -11,6 +11,7 @@
 #include "collect.h"
 #include "request.h"
 #include "route.h"
+#include "sweep.h"
 
 #define WORKER_ALIVE_NS (3000 * NSEC_PER_MSEC)
 #define BEGIN_ECHO_MS 120000		/* longer than a request sock lives */
@@ -234,13 +235,13 @@ static __always_inline int begin_claim(struct __sk_buff *skb, struct packet *p, 
 		return to_worker(skb, p, store);
 	if (verdict == VERDICT_LONG)
 		return decline(PH_REASON_DECLINED_LONG);
+	if (!sweep_lives())
+		return decline(PH_REASON_DECLINED_TIMER);
 	switch (begin_flow(skb, p, hello, &slot)) {
 	case FLOW_NEW_EXISTS:
 		return BEGIN_AGAIN;
 	case FLOW_NEW:
 		break;
-	case FLOW_NEW_NO_TIMER:
-		return decline(PH_REASON_DECLINED_TIMER);
 	default:
 		return decline(PH_REASON_DECLINED_FULL);
 	}

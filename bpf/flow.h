@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * flow - the life of a flow: its slot, its lock, its timer, its end.
+ * flow - the life of a flow: its slot, its lock, its end.
  *
  *   FREE        -> COLLECTING  a first packet of a hello was taken
  *   COLLECTING  -> FREE        the hello is whole and not steer's
@@ -14,6 +14,8 @@
  *               -> KILLED      the client begins anew from the same port
  *   ENDED, KILLED, DECLINED -> FREE   PH_FLOW_REST_MS later
  *
+ * What time does is done by sweep.h.
+ *
  * State, flags and the hello change only under the flow's lock, which is ours and not bpf_spin_lock, because helpers are
  * called while it is held. Nothing here can be preempted by what else takes it: all run with softirqs off. Rewriting
  * takes no lock (struct ph_splice says how).
@@ -23,6 +25,7 @@
 
 #include "maps.h"
 
+#define EEXIST 17
 #define NSEC_PER_MSEC 1000000ULL
 #define CLOCK_MONOTONIC 1
 #define FLOW_LOCK_SPINS 20000		/* some 100 us: longer than anything that is done under it */
@@ -264,7 +267,6 @@ static __always_inline void flow_rest(struct ph_flow *flow, enum ph_flow_state s
 	flow->ended_ns = bpf_ktime_get_ns();
 	flow->reason = reason;
 	WRITE_ONCE(flow->splice.state, state);
-	bpf_timer_start(&flow->timer, PH_FLOW_REST_MS * NSEC_PER_MSEC, 0);
 	count(reason);
 }
 
@@ -306,7 +308,7 @@ static __always_inline int flow_reset_was_forged(const struct ph_flow *flow)
 	return flow->splice.flags & PH_FLOW_RESET && last > flow->ended_ns + PH_FLOW_REVIVE_MS * NSEC_PER_MSEC;
 }
 
-/* When the state's time is over. The timer may fire early, for a flow that had the slot before: then it is set anew. */
+/* When the state's time is over. */
 static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struct ph_steer *steer)
 {
 	switch (flow->splice.state) {
@@ -321,7 +323,7 @@ static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struc
 	}
 }
 
-static __always_inline void flow_expire(struct ph_flow *flow, __u32 slot, const struct ph_steer *steer)
+static __always_inline void flow_expire(struct ph_flow *flow, __u32 slot)
 {
 	switch (flow->splice.state) {
 	case PH_FLOW_COLLECTING:
@@ -336,7 +338,6 @@ static __always_inline void flow_expire(struct ph_flow *flow, __u32 slot, const 
 	case PH_FLOW_ENDED:
 		if (flow_reset_was_forged(flow)) {
 			flow_revive(flow);
-			bpf_timer_start(&flow->timer, steer->idle_ns, 0);
 			return;
 		}
 		flow_free(flow, slot);
@@ -346,42 +347,10 @@ static __always_inline void flow_expire(struct ph_flow *flow, __u32 slot, const 
 	}
 }
 
-static int flow_timer(void *map, __u32 *slot, struct ph_flow *flow)
-{
-	struct ph_steer *steer = steer_config();
-	__u64 now = bpf_ktime_get_ns(), due;
-
-	if (!steer)
-		return 0;
-	if (!flow_lock(flow)) {
-		bpf_timer_start(&flow->timer, NSEC_PER_MSEC, 0);
-		return 0;
-	}
-	if (flow->splice.state != PH_FLOW_FREE) {
-		due = flow_due_ns(flow, steer);
-		if (now < due)
-			bpf_timer_start(&flow->timer, due - now, 0);
-		else
-			flow_expire(flow, *slot, steer);
-	}
-	flow_unlock(flow);
-	return 0;
-}
-
-/* Return: 0 or -1. -EBUSY of bpf_timer_init() is a timer that the slot has from its last use. */
-static __always_inline int flow_arm(struct ph_flow *flow, __u64 in_ns)
-{
-	bpf_timer_init(&flow->timer, &ph_flows, CLOCK_MONOTONIC);
-	if (bpf_timer_set_callback(&flow->timer, flow_timer))
-		return -1;
-	return bpf_timer_start(&flow->timer, in_ns, 0) ? -1 : 0;
-}
-
 enum flow_new {
 	FLOW_NEW,			/* it is the caller's, locked, COLLECTING */
 	FLOW_NEW_EXISTS,		/* somebody else was first */
 	FLOW_NEW_FULL,
-	FLOW_NEW_NO_TIMER,
 };
 
 /* The insertion of the key is the claim: of two packets of a client's on two CPUs one gets the flow. */
@@ -418,10 +387,6 @@ static __always_inline enum flow_new flow_new(struct ph_steer *steer, const stru
 	flow->ended_ns = 0;
 	flow->reason = 0;
 	flow->ended_by_cvm = 0;
-	if (flow_arm(flow, PH_COLLECT_TIMEOUT_MS * NSEC_PER_MSEC)) {
-		result = FLOW_NEW_NO_TIMER;
-		goto undo;
-	}
 	err = bpf_map_update_elem(&ph_clients, key, &ref, BPF_NOEXIST);
 	if (!err) {
 		flow->splice.flags = PH_FLOW_KEYED;
@@ -429,9 +394,8 @@ static __always_inline enum flow_new flow_new(struct ph_steer *steer, const stru
 		*ret_slot = ref.slot;
 		return FLOW_NEW;
 	}
-	if (err == -17)			/* EEXIST */
+	if (err == -EEXIST)
 		result = FLOW_NEW_EXISTS;
-undo:
 	bpf_map_push_elem(&ph_free, &ref.slot, 0);
 	flow_unlock(flow);
 	return result;

@@ -1,32 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * manage - what phalad has done to flows, through BPF_PROG_TEST_RUN: timers set again, flows ended.
+ * manage - what phalad has done by BPF_PROG_TEST_RUN: the timer set, flows ended.
  *
- * Here and not in userspace, because timers and the lock are out of its reach.
+ * Here and not in userspace, because timer and locks are out of its reach.
  */
 #ifndef PH_BPF_MANAGE_H
 #define PH_BPF_MANAGE_H
 
 #include "bind.h"
+#include "sweep.h"
 
 #define AF_INET 2
-
-static long rearm_step(__u32 slot, void *arg)
-{
-	const struct ph_steer *steer = steer_config();
-	struct ph_flow *flow = flow_at(slot);
-	__u64 now = bpf_ktime_get_ns(), due;
-
-	(void)arg;
-	if (!flow || !steer || READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
-		return 0;
-	if (flow->splice.state != PH_FLOW_FREE) {
-		due = flow_due_ns(flow, steer);
-		flow_arm(flow, due > now ? due - now : NSEC_PER_MSEC);
-	}
-	flow_unlock(flow);
-	return 0;
-}
 
 /* Without a neighbour known, none is sent: whoever sends a packet is told then. */
 __separate int kill_tell_client(struct __sk_buff *skb, __u32 slot)
@@ -112,11 +96,11 @@ static long kill_step(__u32 index, void *arg)
 	return 0;
 }
 
+/* Return: 0, or 1 when there is no timer. */
 SEC("tc")
-int steer_rearm(struct __sk_buff *skb)
+int steer_begin(struct __sk_buff *skb)
 {
-	bpf_loop(PH_FLOWS_MAX, rearm_step, NULL, 0);
-	return 0;
+	return sweep_begin() ? 1 : 0;
 }
 
 /* Return: how many flows it ended. */

@@ -67,6 +67,13 @@ struct {
 	__type(value, struct ph_flow);
 } ph_flows SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ph_sweep);
+} ph_sweep SEC(".maps");
+
 /* Plain, never LRU: a flood must not evict somebody's connection. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

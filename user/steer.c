@@ -114,9 +114,11 @@ int ph_steer_load(const char *bpf_dir, bool tunnel_l2, struct ph_steering **ret_
 	steering->config = at;
 	err = make_secret(steering->config);
 	if (!err)
-		err = run_program(steering->skel->progs.steer_rearm, &context);
-	if (err < 0) {
-		snprintf(error, error_size, "steer: setting the timers: %s", strerror(-err));
+		err = run_program(steering->skel->progs.steer_begin, &context);
+	if (err > 0)
+		err = -ENOMEM;
+	if (err) {
+		snprintf(error, error_size, "steer: setting the timer: %s", strerror(-err));
 		goto fail;
 	}
 	*ret_steering = steering;

@@ -31,7 +31,7 @@ struct ph_steering;
  * @tunnel_l2: the tunnel device has Ethernet headers; WireGuard's has none.
  * @error: one line for people, set on failure.
  *
- * Timers of flows that are there are set again, with this program's code. Nothing is attached yet.
+ * The timer that ends flows runs from now on, with these programs' code. Nothing is attached yet.
  *
  * Return: 0 or -errno.
  */

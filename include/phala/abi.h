@@ -17,6 +17,7 @@
  *   ph_free      queue                          __u32 flow slot    steer        steer
  *   ph_hellos    array            hello slot    struct ph_hello_store steer     steer
  *   ph_free_hellos queue                        __u32 hello slot   steer        steer
+ *   ph_sweep     array            0             struct ph_sweep    steer        steer
  *   ph_loads     array, mmapable  instance slot struct ph_load     steer        phalactl
  *   ph_reasons   array, per CPU   enum ph_reason __u64             steer        phalactl
  *   ph_events    ring buffer                    struct ph_event    steer        phalactl
@@ -198,11 +199,6 @@ struct ph_flow {
 	struct ph_splice splice;
 	struct ph_flow_way client;
 	struct ph_flow_way cvm;
-#ifdef __bpf__
-	struct bpf_timer timer;
-#else
-	__u64 timer[2];
-#endif
 	__u64 begun_ns;			/* CLOCK_MONOTONIC */
 	__u64 ended_ns;
 	__u32 lock;			/* held while state, flags or the hello change */
@@ -214,6 +210,19 @@ struct ph_flow {
 	__u8 ended_by_cvm;
 	__u8 reserved;
 	__u8 mac[12];			/* layer-2 tunnel: destination and source towards the CVM */
+	__u64 spare[2];
+};
+
+/* The one timer, by which flows end when their time is over. */
+struct ph_sweep {
+#ifdef __bpf__
+	struct bpf_timer timer;
+#else
+	__u64 timer[2];
+#endif
+	__u64 swept_ns;			/* CLOCK_MONOTONIC of its last turn: if that is old, there is no timer any more */
+	__u32 next;			/* flow slot */
+	__u32 reserved;
 };
 
 /* A hello while it is collected and until the CVM has it, and what its request sock said. */
@@ -311,9 +320,10 @@ PH_ABI_AT(ph_splice, key, 12);
 PH_ABI_AT(ph_splice, seq_to_cvm, 36);
 PH_ABI_SIZE(ph_flow_way, 64);
 PH_ABI_SIZE(ph_flow, 256);
-PH_ABI_AT(ph_flow, timer, 192);
-PH_ABI_AT(ph_flow, lock, 224);
-PH_ABI_AT(ph_flow, mac, 244);
+PH_ABI_AT(ph_flow, begun_ns, 192);
+PH_ABI_AT(ph_flow, lock, 208);
+PH_ABI_AT(ph_flow, mac, 228);
+PH_ABI_SIZE(ph_sweep, 32);
 PH_ABI_SIZE(ph_load, 48);
 PH_ABI_SIZE(ph_event, 88);
 _Static_assert((int)PH_REASON_COUNT <= PH_REASONS_MAX, "ABI: more reasons than counters");

@@ -66,7 +66,7 @@
 	X(DECLINED_PIECES, "declined-pieces", "a ClientHello in too many pieces or repeats")                 \
 	X(DECLINED_SLOW, "declined-slow", "a ClientHello that did not become whole in time")                 \
 	X(DECLINED_FULL, "declined-full", "no free flow, or no room for another ClientHello")                \
-	X(DECLINED_TIMER, "declined-timer", "no timer to be had: the pins of the maps are gone")             \
+	X(DECLINED_TIMER, "declined-timer", "the timer has stopped: the pins of the maps are gone")             \
 	X(DECLINED_LIMIT, "declined-limit", "the app's or the client's limit of flows is reached")           \
 	X(DECLINED_UNANSWERED, "declined-unanswered", "no instance answered steer: left to a worker")        \
 	/* the kernel path */                                                                                \
