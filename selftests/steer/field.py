@@ -8,16 +8,43 @@
 
 The listener stands in for phalad: it answers every connection that comes up to it with the word RELAY and what it read.
 """
-import os, socket, struct, subprocess, sys, tempfile, threading, time
+import os, re, socket, struct, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "selftests"))
 from lab import netns                                           # noqa: E402
+import rawtcp                                                   # noqa: E402
 
 SLOW = float(os.environ.get("PHALA_SLOW", "1"))
-GATEWAY, CLIENT, PORT, DOMAIN = "192.0.2.1", "192.0.2.2", 443, "gw.test"
+GATEWAY, CLIENT, RAW, PORT, DOMAIN = "192.0.2.1", "192.0.2.2", "192.0.2.9", 443, "phala.test"
 TCP_DEFER_ACCEPT, TCP_MAXSEG = 9, 2
+SYSCTLS = ("tcp_timestamps", "tcp_sack", "tcp_window_scaling", "tcp_ecn", "tcp_rmem")
+CHROMIUM = (TOP / "selftests/hellos/chromium.bin").read_bytes()         # for app1-8443s.phala.test
+STANDARD = CHROMIUM.replace(b"app1-8443s", b"app12-8443")
+
+
+class Failed(Exception):
+    pass
+
+
+def expect(true, what):
+    if not true:
+        raise Failed(what)
+
+
+def equal(got, wanted, what):
+    if got != wanted:
+        show = lambda value: repr(value) if len(repr(value)) < 300 else f"{len(value)} of {type(value).__name__}, {repr(value)[:200]}"
+        raise Failed(f"{what}: {show(got)}, not {show(wanted)}")
+
+
+def row(rows, name, seconds=20, **arguments):
+    """Decorates a function: it becomes a row of @rows."""
+    def keep(function):
+        rows.append((name, lambda place: function(place, **arguments), seconds))
+        return function
+    return keep
 
 
 def hello(name, size=0, extra=b""):
@@ -80,7 +107,7 @@ def relay(connection):
 class Stand:
     """The process that loads steer (stand.c)."""
     def __init__(self, ns, *arguments):
-        self.process = ns.start([TOP / "build/steer/stand", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = ns.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.slots = int(self.answer()[0].split()[1])
 
     def answer(self):
@@ -98,6 +125,11 @@ class Stand:
         self.process.stdin.flush()
         return self.answer()
 
+    def since(self, before):
+        """Reasons counted since reasons() gave @before."""
+        now = self.reasons()
+        return {word: now[word] - before.get(word, 0) for word in now if now[word] != before.get(word, 0)}
+
     def reasons(self):
         return {word: int(count) for word, count in (line.split() for line in self("reasons"))}
 
@@ -106,26 +138,39 @@ class Stand:
         return [dict(zip(keys, line.split())) for line in self("flows")]
 
 
+def mac_of(ns, interface):
+    shown = ns.run(["ip", "link", "show", interface]).stdout
+    return bytes.fromhex(re.search(r"link/ether (\S+)", shown)[1].replace(":", ""))
+
+
 class Cvm:
+    """Serves an echo on 443 and 8443."""
     def __init__(self, field, number):
         self.name, self.address = f"cvm{number}", f"10.64.0.{number}"
         self.ns = netns.Netns(self.name)
         field.fabric.ip(f"link add {self.name} type veth peer name t0 netns {self.name}\nlink set {self.name} master br0 up\n")
         self.ns.ip(f"link set t0 up\naddr add {self.address}/32 dev t0\nroute add 10.0.0.0/24 dev t0\n")
+        self.accepted = 0
+        for port in (443, 8443):
+            self.serve(port, self.echo)
 
-    def serve(self, port, handle=echo):
+    def echo(self, connection):
+        self.accepted += 1
+        echo(connection)
+
+    def serve(self, port, handle):
         listener = self.ns.listen(port)
         serve(listener, handle)
         return listener
 
 
 class Field:
-    def __init__(self, cvms=2, mtu=1420):
+    def __init__(self, build, cvms=2, mtu=1420):
+        self.build, self.mtu = build, mtu
         self.directory = Path(tempfile.mkdtemp(prefix="phala-field-"))
         hosts = self.directory / "hosts"
         hosts.write_text("127.0.0.1 localhost\n")
         netns.own_world(hosts)
-        self.mtu = mtu
         self.fabric = netns.Netns("fabric", "link add br0 type bridge\nlink set br0 up\n")
         self.gateway, self.client = netns.Netns("gateway"), netns.Netns("client")
         self.client.ip(f"link add c0 type veth peer name n0 netns gateway\nlink set c0 up\naddr add {CLIENT}/24 dev c0\n"
@@ -133,9 +178,52 @@ class Field:
         self.fabric.ip("link add gw type veth peer name t0 netns gateway\nlink set gw master br0 up\n")
         self.gateway.ip(f"link set n0 up\naddr add {GATEWAY}/24 dev n0\nlink set t0 mtu {mtu} up\naddr add 10.0.0.1/24 dev t0\n"
                         "route add 10.64.0.0/16 dev t0\n")
+        self.gateway.ip(f"neigh add {RAW} lladdr {mac_of(self.client, 'c0').hex(':')} dev n0\n")
         self.cvms = [Cvm(self, i + 1) for i in range(cvms)]
         self.listener = self.listen()
-        self.stand = Stand(self.gateway, "/sys/fs/bpf/phala", "n0", "t0", "10.0.0.1/24", mtu, PORT, DOMAIN)
+        self.stand = Stand(self.gateway, build / "steer/stand", "/sys/fs/bpf/phala", "n0", "t0", "10.0.0.1/24", mtu, PORT, DOMAIN)
+        self.wire = rawtcp.Wire(self.client, "c0", mac_of(self.gateway, "n0"))
+        self.sport, self.registered, self.lossy = 1023, [], []
+        self.defaults = {(ns.name, name): self.sysctl(ns, name) for ns in self.namespaces() for name in SYSCTLS}
+        self.restore()
+
+    def namespaces(self):
+        return [self.client, self.gateway, *(cvm.ns for cvm in self.cvms)]
+
+    def sysctl(self, ns, name):
+        with ns.inside(), open(f"/proc/sys/net/ipv4/{name}") as file:
+            return file.read().strip()
+
+    def restore(self):
+        """As every row finds it: app1 and app are cvm1, pair is cvm1 and cvm2; no flow, no loss, all options on."""
+        for ns, device in self.lossy:
+            ns.run(["tc", "filter", "del", "dev", device, "ingress"])
+        self.lossy = []
+        for ns in self.namespaces():
+            for name in SYSCTLS:
+                if self.sysctl(ns, name) != self.defaults[ns.name, name]:
+                    ns.sysctl(f"net.ipv4.{name}", self.defaults[ns.name, name])
+        self.stand("kill")
+        self.stand("limit", 0, 3600000, 3)
+        self.register([("app1", "cvm1", 0)])
+
+    def register(self, wanted):
+        """@wanted: (app, instance, index of CVM)."""
+        for instance in self.registered:
+            self.stand("remove", instance)
+        self.registered = [instance for _, instance, _ in wanted]
+        for app, instance, index in wanted:
+            address = self.cvms[index].address if isinstance(index, int) else index
+            self.stand("add", app, instance, address)
+
+    def lose(self, section, *places):
+        """Makes the lines bad at which @places, (namespace, device), receive."""
+        for ns, device in places:
+            ns.run(["tc", "qdisc", "add", "dev", device, "clsact"])
+            done = ns.run(["tc", "filter", "add", "dev", device, "ingress", "bpf", "da", "obj", self.build / "steer/loss.bpf.o",
+                           "sec", section])
+            expect(not done.returncode, done.stderr)
+            self.lossy.append((ns, device))
 
     def listen(self):
         listener = self.gateway.socket()
@@ -147,22 +235,34 @@ class Field:
         serve(listener, relay)
         return listener
 
-    def register(self):
-        for cvm in self.cvms:
-            self.stand("add", "app", cvm.name, cvm.address)
-
-    def connect(self, timeout=5, options=()):
+    def connect(self, timeout=5, options=(), source=None):
         sock = self.client.socket()
         for option in options:
             sock.setsockopt(*option)
+        if source:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", source))
         sock.settimeout(timeout * SLOW)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.connect((GATEWAY, PORT))
         return sock
 
+    def raw(self, **options):
+        """A raw client, its handshake done."""
+        self.sport = self.sport + 1 if self.sport < 60000 else 1024
+        options.setdefault("sport", self.sport)
+        return rawtcp.Client(self.wire, RAW, GATEWAY, PORT, **options).handshake()
+
+    def flow_of(self, port, source=CLIENT):
+        return next((flow for flow in self.stand.flows() if flow["client"] == f"{source}:{port}"), None)
+
+    def requests(self):
+        """Request socks and others that the gateway has beside listeners."""
+        return self.gateway.run(["ss", "-Htan", "state", "syn-recv"]).stdout.splitlines()
+
     def close(self):
         self.stand.process.stdin.close()
-        self.stand.process.wait(10)
+        self.stand.process.wait(20)
 
 
 def receive(sock, count):

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hellos in pieces. The client never retransmits: what arrives did so at once."""
+import random
+
+from field import CHROMIUM, RAW, STANDARD, equal, expect, hello, row
+
+rows = []
+
+
+def send_pieces(place, stream, cuts, order, wanted, **options):
+    client = place.raw(**options)
+    pieces = client.pieces(stream, *cuts)
+    for i in order:
+        client.send_at(*pieces[i])
+    client.sent(len(stream))
+    got = client.read(len(wanted), 2)
+    if got != wanted:
+        equal(got, wanted, f"cut at {cuts}, in the order {order}: {client.inbox}: what came back")
+    client.reset()
+
+
+@row(rows, "every split in two, in order, passthrough", 120, stream=CHROMIUM, order=[0, 1], wanted=CHROMIUM)
+@row(rows, "every split in two, the wrong way round, passthrough", 120, stream=CHROMIUM, order=[1, 0], wanted=CHROMIUM)
+@row(rows, "every split in two, in order, standard", 120, stream=STANDARD, order=[0, 1], wanted=b"RELAY" + STANDARD)
+@row(rows, "every split in two, the wrong way round, standard", 120, stream=STANDARD, order=[1, 0], wanted=b"RELAY" + STANDARD)
+def every_split(place, stream, order, wanted):
+    for cut in range(1, len(stream)):
+        send_pieces(place, stream, [cut], order, wanted)
+
+
+@row(rows, "three and four pieces in any order", 60)
+def shuffled(place):
+    for _ in range(300):
+        stream, wanted = random.choice(((CHROMIUM, CHROMIUM), (STANDARD, b"RELAY" + STANDARD)))
+        count = random.choice((3, 4))
+        order = list(range(count))
+        random.shuffle(order)
+        send_pieces(place, stream, sorted(random.sample(range(1, len(stream)), count - 1)), order, wanted)
+
+
+@row(rows, "pieces that overlap and repeat")
+def overlapping(place):
+    for stream, wanted in ((CHROMIUM, CHROMIUM), (STANDARD, b"RELAY" + STANDARD)):
+        for _ in range(100):
+            client, at = place.raw(), 0
+            spans = []
+            while at < len(stream):
+                start, at = max(0, at - random.randrange(200)), min(len(stream), at + random.randrange(200, 900))
+                spans.append((start, at))
+            spans += random.sample(spans, 1)[:len(spans) > 1]
+            last = spans[-1]
+            body = spans[:-1]
+            random.shuffle(body)
+            for start, end in [*body, last]:
+                client.send_at(start, stream[start:end])
+            client.sent(len(stream))
+            equal(client.read(len(wanted)), wanted, f"pieces {body}, {last}")
+            client.reset()
+
+
+@row(rows, "4 KiB in one super-packet, in three packets, and as a kernel sends them", stream=hello("app1-s.phala.test", 4091))
+def four_kib(place, stream):
+    equal(len(stream), 4096 - 5 + 5 - 5, "bytes of the hello")
+    for cuts, order in (([], [0]), ([1368, 2736], [0, 1, 2]), ([1368, 2736], [2, 1, 0])):
+        send_pieces(place, stream, cuts, order, stream)
+    with place.connect() as sock:
+        sock.sendall(stream)
+        got = b""
+        while len(got) < len(stream):
+            got += sock.recv(65536)
+        equal(got, stream, "what came back")
+
+
+@row(rows, "longer than 4 KiB: a worker's, with its reason")
+def too_long(place):
+    before = place.stand.reasons()
+    stream = hello("app1-s.phala.test", 5000)
+    with place.connect() as sock:
+        sock.sendall(stream)
+        equal(sock.recv(5), b"RELAY", "who answered")
+    expect(place.stand.since(before).get("declined-long"), f"counted: {place.stand.since(before)}")
+
+
+@row(rows, "early data in the packet of the hello, and behind it")
+def early_data(place):
+    stream, early = hello("app1-s.phala.test"), b"e" * 1000
+    client = place.raw()
+    client.send_at(0, stream + early[:100])
+    client.send_at(len(stream) + 100, early[100:])
+    client.sent(len(stream) + len(early))
+    equal(client.read(len(stream + early)), stream + early, "what came back")
+    client.reset()
+
+
+@row(rows, "a piece with a wrong checksum spoils nothing")
+def damaged(place):
+    client = place.raw()
+    client.send_at(0, CHROMIUM[:700])
+    client.send_at(600, b"X" * 900, damage=True)
+    client.send_at(700, CHROMIUM[700:], damage=True)
+    for offset, data in client.pieces(CHROMIUM, 700):
+        client.send_at(offset, data)
+    client.sent(len(CHROMIUM))
+    equal(client.read(len(CHROMIUM)), CHROMIUM, "what came back")
+    client.reset()
+
+
+@row(rows, "two packets of one hello at the same time")
+def at_once(place):
+    """As near as a test gets: the pieces of many connections go out back to back."""
+    clients = []
+    for _ in range(64):
+        clients.append(place.raw())
+    for part in (1, 0):
+        for client in clients:
+            client.send_at(*client.pieces(CHROMIUM, 1000)[part])
+    expect(len({client.sport for client in clients}) == 64, "ports")
+    flows = [flow for flow in place.stand.flows() if flow["client"].startswith(RAW) and flow["state"] == "spliced"]
+    equal(len(flows), 64, "spliced flows")
+    for client in clients:
+        client.reset()
