@@ -155,8 +155,8 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 	switch (request_find(skb, p, store)) {
 	case REQUEST_NONE:
 		return BEGIN_NOT_OURS;
-	case REQUEST_COOKIE:
-		count(PH_REASON_DECLINED_COOKIE);
+	case REQUEST_ACCEPTED:
+		count(PH_REASON_DECLINED_ACCEPTED);
 		return BEGIN_NOT_OURS;
 	case REQUEST_ODD:
 		count(PH_REASON_DECLINED_OPTIONS);

@@ -15,7 +15,7 @@
 enum request_result {
 	REQUEST_OK,
 	REQUEST_NONE,			/* no connection in this state: not steer's */
-	REQUEST_COOKIE,			/* data for the listener itself */
+	REQUEST_ACCEPTED,		/* a socket that has read nothing yet */
 	REQUEST_ODD,			/* one with options that steer does not know */
 };
 
@@ -53,6 +53,13 @@ static __always_inline enum request_result request_fields(const struct tcp_reque
 	return REQUEST_OK;
 }
 
+static __always_inline int request_is_unread(struct bpf_sock *sock)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sock);
+
+	return tcp && !BPF_CORE_READ(tcp, bytes_received);
+}
+
 /* What they agreed on, into @store. */
 static __always_inline enum request_result request_find(struct __sk_buff *skb, const struct packet *p,
 							struct ph_hello_store *store)
@@ -67,8 +74,8 @@ static __always_inline enum request_result request_find(struct __sk_buff *skb, c
 	sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
 	if (!sock)
 		return REQUEST_NONE;
-	if (sock->state == BPF_TCP_LISTEN)
-		result = REQUEST_COOKIE;
+	if (sock->state == BPF_TCP_LISTEN || (sock->state == BPF_TCP_ESTABLISHED && request_is_unread(sock)))
+		result = REQUEST_ACCEPTED;
 	if (sock->state == BPF_TCP_NEW_SYN_RECV) {
 		rq = bpf_skc_to_tcp_request_sock(sock);
 		if (rq)

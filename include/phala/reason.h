@@ -60,7 +60,7 @@
 	/* left to a worker by BPF */                                                                        \
 	X(DECLINED_LONG, "declined-long", "the ClientHello is longer than BPF collects")                     \
 	X(DECLINED_IPV6, "declined-ipv6", "a ClientHello over IPv6: relayed")                                \
-	X(DECLINED_COOKIE, "declined-cookie", "a ClientHello with no request sock: SYN cookies were in force") \
+	X(DECLINED_ACCEPTED, "declined-accepted", "the kernel had a socket before the ClientHello: SYN cookies, or it came late") \
 	X(DECLINED_OPTIONS, "declined-options", "TCP options, flags or timestamps that steer does not carry") \
 	X(DECLINED_CHECKSUM, "declined-checksum", "part of a ClientHello with a wrong TCP checksum")         \
 	X(DECLINED_PIECES, "declined-pieces", "a ClientHello in too many pieces or repeats")                 \

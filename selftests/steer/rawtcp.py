@@ -9,6 +9,7 @@ import os, random, select, socket, struct, time
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 ETH_P_IP = 0x0800
 SOL_PACKET, PACKET_AUXDATA, PACKET_VNET_HDR = 263, 8, 15
+SO_RCVBUFFORCE = 33
 NEEDS_CSUM = 1
 MASK = 0xffffffff
 
@@ -31,6 +32,7 @@ class Wire:
     def __init__(self, ns, interface, peer_mac=None):
         self.sock = ns.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
         self.sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 25)
         self.sock.bind((interface, ETH_P_IP))
         self.mac = self.sock.getsockname()[4]
         self.peer = peer_mac or b"\xff" * 6
