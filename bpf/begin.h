@@ -127,7 +127,7 @@ static __always_inline int begin_continue(struct __sk_buff *skb, struct packet *
 	if (verdict == VERDICT_MORE)
 		return TC_ACT_SHOT;
 	if (verdict == VERDICT_STEER)
-		return bind_next_or_pass(skb, p, flow, slot);
+		return bind_next_or_pass(skb, p, flow, slot, 0);
 	action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn);
 	if (verdict == VERDICT_WORKER)
 		flow_free(flow, slot);
@@ -215,6 +215,8 @@ __separate int begin_flow(struct __sk_buff *skb, struct packet *p, __u32 hello, 
 	flow->splice.flags |= store->flags;
 	flow->splice.client_scale = store->client_scale;
 	flow->splice.nic = skb->ifindex;
+	if (bpf_skb_load_bytes(skb, 6, flow->nic_mac, 6) || bpf_skb_load_bytes(skb, 0, flow->nic_mac + 6, 6))
+		__builtin_memset(flow->nic_mac, 0, sizeof(flow->nic_mac));
 	return FLOW_NEW;
 }
 

@@ -130,14 +130,20 @@ static __always_inline enum ph_reason bind_failure(int result)
 	return result == -1 - ROUTE_LIMIT ? PH_REASON_DECLINED_LIMIT : PH_REASON_DECLINED_UNANSWERED;
 }
 
-/* With a packet of the client's; if there is no next one, all that is held goes up in its place. */
-static __always_inline int bind_next_or_pass(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow, __u32 slot)
+/*
+ * With a packet of the client's; if there is no next one, all that is held goes up in its place. @patient: not before
+ * the one that has its turn had PH_CONNECT_TIMEOUT_MS.
+ */
+static __always_inline int bind_next_or_pass(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow, __u32 slot,
+					     int patient)
 {
 	__u32 hello = flow->hello - 1;
 	int verdict, result = bind_next(skb, p->l2, slot, hello);
 
 	if (result >= 0)
 		return result;
+	if (patient && bpf_ktime_get_ns() - flow->begun_ns < PH_CONNECT_TIMEOUT_MS * NSEC_PER_MSEC)
+		return bind_syn(skb, p->l2, slot, hello);
 	verdict = collect_pass_on(skb, p, hello, flow->client_isn);
 	flow_decline(flow, bind_failure(result));
 	return verdict;
@@ -381,7 +387,7 @@ static __always_inline int bind_from_client(struct __sk_buff *skb, struct packet
 	if (bpf_ktime_get_ns() - store->turn_ns < PH_BIND_TURN_MS * NSEC_PER_MSEC)
 		return bind_syn(skb, p->l2, slot, flow->hello - 1);
 	count(PH_REASON_CVM_TIMEOUT);
-	return bind_next_or_pass(skb, p, flow, slot);
+	return bind_next_or_pass(skb, p, flow, slot, 1);
 }
 
 #endif

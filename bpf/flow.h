@@ -317,7 +317,7 @@ static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struc
 	case PH_FLOW_BINDING:
 		return flow->begun_ns + (PH_COLLECT_TIMEOUT_MS + PH_BIND_TIMEOUT_MS) * NSEC_PER_MSEC;
 	case PH_FLOW_SPLICED:
-		return flow_last_ns(flow) + steer->idle_ns;
+		return flow_last_ns(flow) + steer->idle_ns + PH_IDLE_GRACE_MS * NSEC_PER_MSEC;
 	default:
 		return flow->ended_ns + PH_FLOW_REST_MS * NSEC_PER_MSEC;
 	}

@@ -10,30 +10,20 @@
 #include "bind.h"
 #include "sweep.h"
 
-#define AF_INET 2
-
-/* Without a neighbour known, none is sent: whoever sends a packet is told then. */
+/* The way the hello came: bpf_fib_lookup() knows no way where nothing is forwarded. */
 __separate int kill_tell_client(struct __sk_buff *skb, __u32 slot)
 {
-	struct bpf_fib_lookup route = { .family = AF_INET, .l4_protocol = IPPROTO_TCP };
 	struct ph_flow *flow = flow_at(slot);
+	__be16 protocol = bpf_htons(ETH_P_IP);
 	struct scratch *s = scratch_get();
 	const struct ph_client_key *key;
-	__be16 protocol = bpf_htons(ETH_P_IP);
 
 	if (!flow || !s)
 		return -1;
 	key = &flow->splice.key;
 	emit_headers(s, key->gateway, key->client, key->gateway_port, key->client_port);
 	emit_numbers(s, flow->cvm.end, flow->cvm.ack, TCP_HLEN, EMIT_RST | EMIT_ACK, 0);
-	if (emit(skb, ETH_HLEN, s, TCP_HLEN, 0, 0))
-		return -1;
-	route.ipv4_src = key->gateway;
-	route.ipv4_dst = key->client;
-	route.ifindex = flow->splice.nic;
-	if (bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT) || route.ifindex != flow->splice.nic)
-		return -1;
-	if (bpf_skb_store_bytes(skb, 0, route.dmac, 6, 0) || bpf_skb_store_bytes(skb, 6, route.smac, 6, 0) ||
+	if (emit(skb, ETH_HLEN, s, TCP_HLEN, 0, 0) || bpf_skb_store_bytes(skb, 0, flow->nic_mac, 12, 0) ||
 	    bpf_skb_store_bytes(skb, 12, &protocol, 2, 0))
 		return -1;
 	return bpf_clone_redirect(skb, flow->splice.nic, 0);
@@ -59,6 +49,7 @@ __separate int kill_tell_cvm(struct __sk_buff *skb, __u32 slot)
 struct kill_run {
 	struct __sk_buff *skb;
 	__u32 what, slot, generation;
+	__u64 idle_since_ns;
 	enum ph_reason reason;
 	__u32 count;
 };
@@ -67,6 +58,8 @@ static __always_inline int kill_applies(const struct kill_run *run, const struct
 {
 	if (run->what == PH_KILL_INSTANCE)
 		return flow->splice.instance.slot == run->slot && flow->splice.instance.generation == run->generation;
+	if (run->what == PH_KILL_IDLE)
+		return flow->splice.state == PH_FLOW_SPLICED && flow_last_ns(flow) <= run->idle_since_ns;
 	return run->what == PH_KILL_ALL || flow->splice.generation == run->generation;
 }
 
@@ -107,6 +100,7 @@ int steer_begin(struct __sk_buff *skb)
 SEC("tc")
 int steer_kill(struct __sk_buff *skb)
 {
+	struct ph_steer *steer = steer_config();
 	struct kill_run run = {
 		.skb = skb,
 		.what = skb->cb[0],
@@ -115,6 +109,9 @@ int steer_kill(struct __sk_buff *skb)
 		.reason = skb->cb[3] < PH_REASON_COUNT ? skb->cb[3] : PH_REASON_KILLED,
 	};
 
+	if (!steer)
+		return 0;
+	run.idle_since_ns = bpf_ktime_get_ns() - steer->idle_ns;
 	bpf_loop(run.what == PH_KILL_FLOW ? 1 : PH_FLOWS_MAX, kill_step, &run, 0);
 	return run.count;
 }

@@ -281,6 +281,11 @@ int ph_steer_kill_instance(struct ph_steering *steering, struct ph_ref ref)
 	return kill_flows(steering, PH_KILL_INSTANCE, ref.slot, ref.generation, PH_REASON_INSTANCE_REMOVED);
 }
 
+int ph_steer_kill_idle(struct ph_steering *steering)
+{
+	return kill_flows(steering, PH_KILL_IDLE, 0, 0, PH_REASON_IDLE);
+}
+
 int ph_steer_kill_all(struct ph_steering *steering, enum ph_reason reason)
 {
 	return kill_flows(steering, PH_KILL_ALL, 0, 0, reason);

@@ -65,6 +65,8 @@ int ph_steer_detach(uint32_t ifindex);
  */
 int ph_steer_kill_flow(struct ph_steering *steering, uint32_t slot, uint32_t generation);
 int ph_steer_kill_instance(struct ph_steering *steering, struct ph_ref ref);
+/* To be called every few seconds: without it, flows that were idle for too long end too, but their ends are not told. */
+int ph_steer_kill_idle(struct ph_steering *steering);
 int ph_steer_kill_all(struct ph_steering *steering, enum ph_reason reason);
 
 #endif

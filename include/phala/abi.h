@@ -210,7 +210,8 @@ struct ph_flow {
 	__u8 ended_by_cvm;
 	__u8 reserved;
 	__u8 mac[12];			/* layer-2 tunnel: destination and source towards the CVM */
-	__u64 spare[2];
+	__u8 nic_mac[12];		/* the same towards the client, as its hello came */
+	__u32 spare;
 };
 
 /* The one timer, by which flows end when their time is over. */
@@ -291,6 +292,7 @@ enum ph_kill {
 	PH_KILL_ALL,
 	PH_KILL_FLOW,			/* flow slot, and the flow's generation */
 	PH_KILL_INSTANCE,		/* instance slot, and the instance's generation */
+	PH_KILL_IDLE,			/* those that were idle for too long */
 };
 
 /* Marks packets of steer's on their way to the tunnel device, so that guard lets them out. */

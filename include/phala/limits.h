@@ -49,10 +49,11 @@
 #define PH_COLLECT_TIMEOUT_MS 3000	/* from the first packet of a hello to its last */
 #define PH_BIND_TIMEOUT_MS 3000		/* from the whole hello to an instance's SYN-ACK, all tries together */
 #define PH_BIND_TRIES_MAX 8		/* instances tried for one connection, however many are configured */
-#define PH_BIND_TURN_MS 450		/* for one instance, if the client asks again after it */
+#define PH_BIND_TURN_MS 450		/* for one instance, if there is another and the client asks again */
 #define PH_SWEEP_MS 50			/* between two looks at a part of the flow table */
 #define PH_SWEEP_PARTS 16		/* so all of it is looked at in 800 ms */
 #define PH_SWEEP_DEAD_MS 5000		/* without a look, steer takes no new connection: nothing would ever end */
+#define PH_IDLE_GRACE_MS 20000		/* after which an idle flow ends even if no manager told its ends */
 #define PH_FLOW_REST_MS 5000		/* how long a flow that is over keeps its slot and answers stragglers */
 #define PH_FLOW_REVIVE_MS 500		/* a reset by somebody who still sends so long after it was forged */
 

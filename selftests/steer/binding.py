@@ -248,7 +248,8 @@ def nobody(place):
         sock.sendall(CHROMIUM)
         equal(receive(sock, 5 + len(CHROMIUM)), b"RELAY" + CHROMIUM, "what came back")
     counted = place.stand.since(before)
-    equal((counted.get("cvm-timeout"), counted.get("declined-unanswered")), (2, 1), f"counted {counted}")
+    expect(counted.get("cvm-timeout", 0) >= 2, f"counted {counted}")
+    equal(counted.get("declined-unanswered"), 1, f"counted {counted}")
     expect(time.monotonic() - start < 8 * SLOW, f"after {time.monotonic() - start:.1f} s")
 
 

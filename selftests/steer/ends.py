@@ -1,1 +1,260 @@
-rows=[]
+# SPDX-License-Identifier: Apache-2.0
+"""How flows end, and what does not end them."""
+import random, socket, struct, time
+
+from binding import HELLO, FakeCvm, fake
+from field import GATEWAY, PORT, RAW, SLOW, equal, expect, hello, receive, row, wait_until
+from rawtcp import ACK, FIN, MASK, PSH, RST, SYN, build
+
+rows = []
+TIMES = b"\1\1\x08\x0a"
+
+
+def spliced(place, **options):
+    """A raw client whose flow is spliced to cvm1's echo."""
+    client = place.raw(**options)
+    client.send_at(0, HELLO)
+    client.sent(len(HELLO))
+    equal(client.read(len(HELLO)), HELLO, "what came back")
+    return client
+
+
+def state_of(place, client):
+    flow = place.flow_of(client.sport, RAW)
+    return (flow["state"], flow["reason"]) if flow else None
+
+
+def is_alive(place, client, what):
+    """Does the connection still carry bytes both ways?"""
+    before = len(client.stream)
+    client.send(b"alive?", flags=ACK | PSH)
+    client.sent(6)
+    equal(client.read(before + 6)[before:], b"alive?", what)
+    equal(state_of(place, client), ("spliced", "-"), what)
+
+
+@row(rows, "FIN by the client, then by the CVM")
+def client_first(place):
+    client = spliced(place)
+    client.send(flags=FIN | ACK)
+    client.sent(1)
+    client.read(1 << 20, 2)
+    expect(client.finished, "no FIN from the CVM")
+    equal(state_of(place, client), ("ended", "closed"), "flow")
+
+
+@row(rows, "half-close: the other direction goes on")
+def half_close(place):
+    with place.connect() as sock:
+        sock.sendall(HELLO)
+        receive(sock, len(HELLO))
+        sock.sendall(b"x" * 50000)
+        sock.shutdown(socket.SHUT_WR)
+        equal(len(receive(sock, 50000)), 50000, "bytes after the FIN")
+        equal(sock.recv(1), b"", "end")
+
+
+@row(rows, "FIN by the CVM first; the last acknowledgement lost and sent again")
+def cvm_first(place):
+    cvm = fake(place)
+    client = place.raw()
+    client.send_at(0, HELLO)
+    client.sent(len(HELLO))
+    syn = cvm.syn()
+    times = TIMES + struct.pack("!II", 5, 0)
+    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64\4\2" + times[2:])
+    cvm.next()
+    ack = (syn.seq + 1 + len(HELLO)) & MASK
+    cvm.answer(syn, FIN | ACK, 1001, ack, options=times)
+    fin = client.next(want=lambda segment: segment.flags & FIN)
+    expect(fin, "no FIN at the client")
+    client.ack = (fin.seq + 1) & MASK
+    client.send(flags=FIN | ACK)
+    client.sent(1)
+    cvm.next(want=lambda segment: segment.flags & FIN)
+    cvm.answer(syn, ACK, 1002, (ack + 1) & MASK, options=times)
+    wait_until(lambda: state_of(place, client) == ("ended", "closed"), 2, "end")
+    # A straggler is still translated
+    cvm.answer(syn, FIN | ACK, 1001, (ack + 1) & MASK, options=times)
+    expect(client.next(want=lambda segment: segment.flags & FIN), "the repeated FIN")
+
+
+@row(rows, "RST by the client; the slot is free after its rest", 30)
+def client_reset(place):
+    client = spliced(place)
+    client.reset()
+    wait_until(lambda: state_of(place, client) == ("ended", "client-reset"), 2, "end")
+    wait_until(lambda: state_of(place, client) is None, 10, "the slot free")
+
+
+@row(rows, "RST by the CVM")
+def cvm_reset(place):
+    cvm = fake(place)
+    client = place.raw(times=False)
+    client.send_at(0, HELLO)
+    syn = cvm.syn()
+    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
+    cvm.next()
+    cvm.answer(syn, RST | ACK, 1001, (syn.seq + 1 + len(HELLO)) & MASK)
+    reset = client.next(want=lambda segment: segment.flags & RST)
+    equal((reset.seq, reset.ack), ((client.gateway_isn + 1) & MASK, (client.isn + 1 + len(HELLO)) & MASK), "the reset's numbers")
+    equal(state_of(place, client), ("ended", "cvm-reset"), "flow")
+
+
+@row(rows, "blind packets into a live flow: no effect", 60)
+def blind(place):
+    client = spliced(place)
+    is_alive(place, client, "before")
+    for flags in (RST, RST | ACK, FIN | ACK, SYN, SYN | ACK):
+        for _ in range(40):
+            delta = random.randrange(1 << 17, 1 << 32)
+            client.send(flags=flags, seq=(client.seq + delta) & MASK, ack=random.getrandbits(32), options=b"")
+        is_alive(place, client, f"after {flags}")
+    # In the window, but not where the CVM expects it: challenged, and alive
+    for delta in (1, 100, 20000):
+        client.send(flags=RST, seq=(client.seq + delta) & MASK, options=b"")
+        is_alive(place, client, f"after a reset {delta} too far")
+    # The very SYN that began it, late
+    client.send(flags=SYN, seq=client.isn, options=b"\2\4\x05\xb4")
+    is_alive(place, client, "after its own SYN")
+    # Somebody at the CVM's end guesses
+    flow = place.flow_of(client.sport, RAW)
+    client.reset()
+
+
+@row(rows, "a forged reset that hits: alive again when its sender goes on", 30)
+def forged(place):
+    cvm = fake(place)
+    client = place.raw(times=False)
+    client.send_at(0, HELLO)
+    client.sent(len(HELLO))
+    syn = cvm.syn()
+    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
+    cvm.next()
+    client.send(flags=RST, seq=client.isn + 1 + len(HELLO) - 1)
+    equal(state_of(place, client), ("ended", "client-reset"), "after the reset")
+    until = time.monotonic() + 7 * SLOW
+    while time.monotonic() < until and state_of(place, client) != ("spliced", "client-reset"):
+        client.send(b"on", flags=ACK | PSH, ack=(client.gateway_isn + 1) & MASK)
+        expect(cvm.next(want=lambda segment: segment.data == b"on"), "not passed on")
+        time.sleep(0.1)
+    equal(state_of(place, client)[0], "spliced", "while its sender went on")
+
+
+@row(rows, "a client that uses its port again at once", 30)
+def port_again(place):
+    for _ in range(20):
+        with place.connect(source=35000) as sock:
+            stream = hello("app1-s.phala.test") + b"x" * 1000
+            sock.sendall(stream)
+            equal(receive(sock, len(stream)), stream, "what came back")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client = spliced(place)
+    client.send(flags=FIN | ACK)
+    client.sent(1)
+    client.read(1 << 20, 1)
+    again = spliced(place, sport=client.sport)
+    is_alive(place, again, "the second")
+    again.reset()
+
+
+@row(rows, "idle: both ends are told")
+def idle(place):
+    place.stand("limit", 0, 1000, 3)
+    before = place.stand.reasons()
+    client = spliced(place)
+    equal(place.stand("idle"), ["0"], "ended too early")
+    wait_until(lambda: place.stand("idle") == ["1"], 4, "end")
+    expect(client.next(want=lambda segment: segment.flags & RST), "the client was not told")
+    equal(place.cvms[0].ns.run(["ss", "-Htn", "state", "established"]).stdout, "", "connections at the CVM")
+    equal(place.stand.since(before).get("idle"), 1, "counted")
+
+
+@row(rows, "idle, and nobody to tell: told when they speak", 60)
+def idle_alone(place):
+    place.stand("limit", 0, 1, 3)
+    client = spliced(place)
+    wait_until(lambda: state_of(place, client) == ("killed", "idle"), 30, "end")
+    client.send(b"late", flags=ACK | PSH)
+    reset = client.next(want=lambda segment: segment.flags & RST)
+    equal(reset.seq, client.ack, "the reset's number")
+
+
+@row(rows, "keepalive packets keep a flow", 40)
+def keepalive(place):
+    place.stand("limit", 0, 2000, 3)
+    client = spliced(place)
+    for _ in range(8):
+        client.send(seq=(client.seq - 1) & MASK)
+        expect(client.next(1, lambda segment: not segment.data), "no answer to a keepalive")
+        time.sleep(0.6)
+    is_alive(place, client, "after keepalives alone")
+    client.reset()
+
+
+@row(rows, "an instance removed: RST at both ends at once", 30)
+def removed(place):
+    socks = []
+    for _ in range(10):
+        socks.append(place.connect())
+        socks[-1].sendall(HELLO)
+        receive(socks[-1], len(HELLO))
+    established = lambda: place.cvms[0].ns.run(["ss", "-Htn", "state", "established"]).stdout.splitlines()
+    before = len(established())
+    equal(place.stand("remove", "cvm1"), ["10"], "flows that ended")
+    place.registered = []
+    for sock in socks:
+        try:
+            equal(sock.recv(1), None, "end of the client's connection")
+        except ConnectionResetError:
+            pass
+        sock.close()
+    wait_until(lambda: len(established()) == before - 10, 2, "the CVM's connections gone")
+
+
+@row(rows, "killed by the operator")
+def killed(place):
+    with place.connect() as sock:
+        sock.sendall(HELLO)
+        receive(sock, len(HELLO))
+        expect(int(place.stand("kill")[0]) >= 1, "none was there")
+        try:
+            equal(sock.recv(1), None, "end of the client's connection")
+        except ConnectionResetError:
+            pass
+
+
+@row(rows, "a packet from a CVM to nothing: RST")
+def stray(place):
+    cvm, before = fake(place), place.stand.reasons()
+    packet = build(cvm.address, "10.0.0.3", 443, 40000, 111, 222, ACK, b"x")
+    cvm.wire.send(packet)
+    reset = cvm.next()
+    equal((reset.flags, reset.seq), (RST, 222), "the answer")
+    cvm.wire.send(build(cvm.address, "10.0.0.3", 443, 40000, 111, 222, RST, b""))
+    equal(cvm.next(0.3), None, "the answer to a reset")
+    equal(place.stand.since(before).get("stray"), 2, "counted")
+
+
+@row(rows, "programs replaced 100 times under a transfer", 60)
+def replaced(place):
+    import threading
+    with place.connect(timeout=30) as sock:
+        sock.sendall(HELLO)
+        receive(sock, len(HELLO))
+        total, got = 64 << 20, []
+        sender = threading.Thread(target=lambda: sock.sendall(bytes(total)))
+        reader = threading.Thread(target=lambda: got.append(len(receive(sock, total))))
+        sender.start()
+        reader.start()
+        count = 0
+        while reader.is_alive() and count < 100:
+            place.stand("reload")
+            count += 1
+        sender.join()
+        reader.join()
+        equal(got, [total], f"bytes back, programs replaced {count} times")
+    connect = place.connect()
+    connect.sendall(HELLO)
+    equal(receive(connect, len(HELLO)), HELLO, "a new connection")
+    connect.close()

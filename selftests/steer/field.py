@@ -254,7 +254,9 @@ class Field:
         return rawtcp.Client(self.wire, RAW, GATEWAY, PORT, **options).handshake()
 
     def flow_of(self, port, source=CLIENT):
-        return next((flow for flow in self.stand.flows() if flow["client"] == f"{source}:{port}"), None)
+        """The flow of that client port; if there was one before, the younger one."""
+        flows = [flow for flow in self.stand.flows() if flow["client"] == f"{source}:{port}"]
+        return min(flows, key=lambda flow: flow["state"] in ("killed", "ended", "declined"), default=None)
 
     def requests(self):
         """Request socks and others that the gateway has beside listeners."""

@@ -92,6 +92,14 @@ def early_data(place):
     client.reset()
 
 
+@row(rows, "more early data than fits: a worker has it")
+def much_early_data(place):
+    stream = hello("app1-s.phala.test") + bytes(6000)
+    with place.connect() as sock:
+        sock.sendall(stream)
+        equal(sock.recv(5), b"RELAY", "who answered")
+
+
 @row(rows, "a piece with a wrong checksum spoils nothing")
 def damaged(place):
     client = place.raw()

@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <net/if.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,7 @@
 #include "steer.h"
 
 #define INSTANCES 16
+#define BATCH 4096
 
 static const char *const states[] = { "free", "collecting", "binding", "spliced", "ended", "killed", "declined" };
 static const char *const words[] = {
@@ -110,21 +112,33 @@ static int remove_instance(struct ph_maps *maps, struct ph_steering *steering, c
 	return -ENOENT;
 }
 
-static void print_flows(int fd)
+static void print_flow(uint32_t slot, const struct ph_flow *flow)
 {
 	char client[INET_ADDRSTRLEN], cvm[INET_ADDRSTRLEN];
 
-	for (uint32_t slot = 0; slot < PH_FLOWS_MAX; slot++) {
-		struct ph_flow flow;
+	inet_ntop(AF_INET, &flow->splice.key.client, client, sizeof(client));
+	inet_ntop(AF_INET, &flow->splice.cvm, cvm, sizeof(cvm));
+	printf("%u %s %s:%u %s:%u %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n", slot, states[flow->splice.state],
+	       client, ntohs(flow->splice.key.client_port), cvm, ntohs(flow->splice.cvm_port),
+	       (uint64_t)flow->client.bytes, (uint64_t)flow->client.packets, (uint64_t)flow->cvm.bytes,
+	       (uint64_t)flow->cvm.packets, flow->reason ? words[flow->reason] : "-");
+}
 
-		if (bpf_map_lookup_elem(fd, &slot, &flow) || flow.splice.state == PH_FLOW_FREE)
-			continue;
-		inet_ntop(AF_INET, &flow.splice.key.client, client, sizeof(client));
-		inet_ntop(AF_INET, &flow.splice.cvm, cvm, sizeof(cvm));
-		printf("%u %s %s:%u %s:%u %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n", slot,
-		       states[flow.splice.state], client, ntohs(flow.splice.key.client_port), cvm,
-		       ntohs(flow.splice.cvm_port), (uint64_t)flow.client.bytes, (uint64_t)flow.client.packets,
-		       (uint64_t)flow.cvm.bytes, (uint64_t)flow.cvm.packets, flow.reason ? words[flow.reason] : "-");
+static void print_flows(int fd)
+{
+	static struct ph_flow flows[BATCH];
+	static uint32_t slots[BATCH];
+	uint32_t at = 0, count;
+	int err = 0;
+
+	for (bool first = true; !err; first = false) {
+		count = BATCH;
+		err = bpf_map_lookup_batch(fd, first ? NULL : &at, &at, slots, flows, &count, NULL);
+		if (err && err != -ENOENT)
+			break;
+		for (uint32_t i = 0; i < count; i++)
+			if (flows[i].splice.state != PH_FLOW_FREE)
+				print_flow(slots[i], &flows[i]);
 	}
 }
 
@@ -226,6 +240,8 @@ int main(int argc, char **argv)
 			ph_steer_set(steering, &settings);
 		} else if (!strcmp(verb, "kill")) {
 			printf("%d\n", ph_steer_kill_all(steering, PH_REASON_KILLED));
+		} else if (!strcmp(verb, "idle")) {
+			printf("%d\n", ph_steer_kill_idle(steering));
 		} else if (!strcmp(verb, "reload")) {
 			ph_steer_free(steering);
 			err = ph_steer_load(bpf_dir, l2, &steering, error, sizeof(error));
