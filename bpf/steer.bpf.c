@@ -91,16 +91,16 @@ static __always_inline int client_reset(struct __sk_buff *skb, struct packet *p)
 /* A packet of a client that has a flow, which is spliced, else NOT_SPLICED. */
 __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 {
-	struct ph_steer *steer = steer_config();
+	struct ph_gateway *gateway = gateway_config();
 	struct ph_flow *flow = flow_at(slot);
 	struct scratch *s = scratch_get();
 	struct splice_change change;
 	struct ph_client_key key;
 	struct ph_splice splice;
 	enum splice_news news;
-	__u32 limit;
+	__u32 wire, mtu;
 
-	if (!p || !flow || !steer || !s)
+	if (!p || !flow || !gateway || !s)
 		return TC_ACT_SHOT;
 	key = client_key(p);
 	if (flow_snapshot(flow, &splice) || !key_equal(&splice.key, &key) ||
@@ -116,10 +116,14 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 		count(PH_REASON_DROPPED_TTL);
 		return TC_ACT_SHOT;
 	}
-	limit = splice.cvm_mtu < steer->tunnel_mtu ? splice.cvm_mtu : steer->tunnel_mtu;
-	if (packet_wire_len(p) > limit) {
+	wire = mtu = packet_wire_len(p);
+	if (bpf_check_mtu(skb, gateway->tunnel_ifindex, &mtu, 0, 0) < 0)
+		return TC_ACT_SHOT;
+	if (mtu > splice.cvm_mtu)
+		mtu = splice.cvm_mtu;
+	if (wire > mtu) {
 		count(PH_REASON_TOO_BIG);
-		if (icmp_answer(skb, p, s, p->ip.daddr, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, limit))
+		if (icmp_answer(skb, p, s, p->ip.daddr, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, mtu))
 			return TC_ACT_SHOT;
 		return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 	}
