@@ -24,7 +24,7 @@ class Topic:
             places.add("guest")
         return [row for row in self.rows if row[2] in places and fnmatch.fnmatch(f"{self.name}: {row[0]}", pattern)]
 
-    def row(self, name, only=None, seconds=30, **arguments):
+    def row(self, name, /, only=None, seconds=30, **arguments):
         """Decorates a function. @only: "wireguard", "external", "guest", "optimised": it has no meaning elsewhere."""
         def keep(function):
             self.rows.append((name, lambda lab: function(lab, **arguments), only, seconds))
