@@ -78,7 +78,7 @@ static void watch(struct ph_client *client)
 
 	if (client->fd < 0)
 		return;
-	event.events = (reads ? EPOLLIN : 0) | (client->out_len ? EPOLLOUT : 0);
+	event.events = (reads ? EPOLLIN : 0) | (client->out_len || client->data ? EPOLLOUT : 0);
 	if (event.events == client->mask)
 		return;
 	client->mask = event.events;
@@ -322,6 +322,7 @@ void ph_client_send(struct ph_client *client, const char *bytes, size_t len)
 void ph_client_more(struct ph_client *client, void *data)
 {
 	client->data = data;
+	watch(client);
 }
 
 void ph_client_close(struct ph_client *client)
