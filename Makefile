@@ -4,7 +4,7 @@
 # make check      everything there is to test (root); make asan check: the same with sanitizers, without the VMs
 # make demo       a lab with real clients, CVMs and WireGuard (root)
 # make deps       install what building and testing needs, from Debian's packages (root)
-# make install    DESTDIR= PREFIX=/usr/local
+# make install    DESTDIR= PREFIX=/usr/local UNITDIR=$PREFIX/lib/systemd/system; make uninstall takes it away
 # make fuzz       FUZZ_SECONDS=60 a target
 # make clean
 
@@ -18,6 +18,7 @@ BUILD := $(BUILD_TOP)
 endif
 
 PREFIX ?= /usr/local
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 CC := gcc
 CLANG ?= clang
 BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
@@ -128,12 +129,17 @@ demo: deps
 	@$(MAKE) --no-print-directory all
 	@selftests/demo/run $(BUILD)
 
-install: all
-	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)/etc/phala $(DESTDIR)/lib/systemd/system
-	install -m 755 $(BUILD)/phalad $(BUILD)/phalactl $(DESTDIR)$(PREFIX)/sbin/
-	install -m 644 tools/phalad.conf.example $(DESTDIR)/etc/phala/phalad.conf.example
-	sed 's|@PREFIX@|$(PREFIX)|' tools/phalad.service > $(DESTDIR)/lib/systemd/system/phalad.service
-	install -m 644 tools/phalad.socket $(DESTDIR)/lib/systemd/system/phalad.socket
+# phalad.conf and what is in /var/lib/phala are the operator's: neither written nor removed here.
+install: $(BUILD)/phalad $(BUILD)/phalactl
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/phala
+	install -m 755 $^ $(DESTDIR)$(PREFIX)/sbin/
+	install -m 644 tools/phalad.conf.example $(DESTDIR)/etc/phala/
+	install -m 644 tools/phalad.service tools/phalad.socket $(DESTDIR)$(UNITDIR)/
+	sed -i 's|@PREFIX@|$(PREFIX)|' $(DESTDIR)$(UNITDIR)/phalad.service
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,phalad phalactl) $(DESTDIR)/etc/phala/phalad.conf.example \
+		$(addprefix $(DESTDIR)$(UNITDIR)/,phalad.service phalad.socket)
 
 clean:
 	rm -rf $(BUILD_TOP)
