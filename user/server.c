@@ -63,6 +63,7 @@ static void drop(struct ph_client *client)
 	if (client->fd < 0)
 		return;
 	ph_timer_disarm(&client->idle);
+	ph_events_remove(server->events, client->fd);	/* closing does not, if a child has a copy */
 	close(client->fd);
 	client->fd = -1;
 	ph_list_remove(&client->link);
