@@ -2,6 +2,7 @@
 #
 # make            phalad and phalactl, in build/
 # make check      everything there is to test (root); make asan check: the same with sanitizers, without the VMs
+# make bench      what it carries, beside forwarding and other proxies (root); ONLY=row,... QUICK=1
 # make demo       a lab with real clients, CVMs and WireGuard (root)
 # make deps       install what building and testing needs, from Debian's packages (root)
 # make install    DESTDIR= PREFIX=/usr/local UNITDIR=$PREFIX/lib/systemd/system; make uninstall takes it away
@@ -44,6 +45,8 @@ CTL_SRC := $(wildcard tools/phalactl*.c)
 BPF_SRC := $(wildcard bpf/*.bpf.c)
 UNIT_SRC := $(wildcard selftests/unit/test_*.c)
 FUZZ_SRC := $(wildcard selftests/fuzz/fuzz_*.c)
+BENCH_SRC := $(wildcard selftests/bench/*.c)
+CHECKED_SRC := $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC) $(BENCH_SRC)
 
 USER_OBJ := $(USER_SRC:%.c=$(BUILD)/%.o)
 LIB_OBJ := $(filter-out $(BUILD)/user/main.o,$(USER_OBJ))
@@ -115,8 +118,8 @@ fuzz: $(FUZZ_BIN)
 
 # Both compilers, no output but warnings, which are errors here.
 warnings: $(SKEL)
-	$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 $(WARN) -Werror -fsyntax-only $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC)
-	$(CC) $(CPPFLAGS) -std=gnu11 -O2 $(WARN) -Werror -fsyntax-only $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC)
+	$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 $(WARN) -Werror -fsyntax-only $(CHECKED_SRC)
+	$(CC) $(CPPFLAGS) -std=gnu11 -O2 $(WARN) -Werror -fsyntax-only $(CHECKED_SRC)
 
 deps:
 	@tools/deps
@@ -124,6 +127,17 @@ deps:
 check: deps
 	@$(MAKE) --no-print-directory $(filter asan,$(MAKECMDGOALS)) $(if $(SANITIZE),,all) tests warnings
 	@selftests/run $(CHECK_FLAGS) $(BUILD)
+
+$(BUILD)/bench/load: $(addprefix $(BUILD)/selftests/bench/,load.o client.o wire.o stream.o)
+$(BUILD)/bench/serve: $(addprefix $(BUILD)/selftests/bench/,serve.o stream.o)
+$(BUILD)/bench/%:
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+bench: deps
+	@tools/deps bench
+	@$(MAKE) --no-print-directory all $(BUILD)/bench/load $(BUILD)/bench/serve
+	@ONLY='$(ONLY)' QUICK='$(QUICK)' selftests/bench/run $(BUILD)
 
 demo: deps
 	@$(MAKE) --no-print-directory all
@@ -144,4 +158,5 @@ uninstall:
 clean:
 	rm -rf $(BUILD_TOP)
 
--include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(FUZZ_BIN:=.d)
+-include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(BENCH_SRC:%.c=$(BUILD)/%.d)
+-include $(FUZZ_BIN:=.d)
