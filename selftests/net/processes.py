@@ -30,8 +30,8 @@ def ask(lab, label="alpha1-8080", **options):
         return client.recv_all().split(b"\r\n\r\n")[1]
 
 
-def works(lab):
-    equal(ask(lab), b"alpha1\n", "a new connection")
+def works(lab, label="alpha1-8080"):
+    equal(ask(lab, label), label.split("-")[0].encode() + b"\n", "a new connection")
 
 
 def alive(pairs):
