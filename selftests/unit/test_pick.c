@@ -145,8 +145,8 @@ static void test_even(void)
 			else
 				outside += seen[bit] != 0;
 		}
-		ktap_ok(!outside && chi_square < row->critical, "pick: %s: chi-square %.2f, limit %.2f", row->name, chi_square,
-			row->critical);
+		ktap_ok(!outside && chi_square < row->critical, "pick: %s: chi-square %.2f, limit %.2f", row->name,
+			chi_square, row->critical);
 	}
 }
 
