@@ -98,7 +98,8 @@ static void dial(struct ph_connection *connection)
 
 	connection->state = PH_CONNECTION_DIAL;
 	if (dial_one(connection)) {
-		ph_connection_refuse(connection, connection->approach->tries ? PH_REASON_NO_INSTANCE_ANSWERED : PH_REASON_NO_HEALTHY);
+		ph_connection_refuse(connection, connection->approach->tries ? PH_REASON_NO_INSTANCE_ANSWERED
+									       : PH_REASON_NO_HEALTHY);
 		return;
 	}
 	ph_list_append(ph_connections_bucket(set, &connection->ref), &connection->instance_link);

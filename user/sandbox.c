@@ -85,7 +85,8 @@ static const struct option settable[] = {
 static const int allowed[] = {
 	/* relaying */
 	SCMP_SYS(accept4), SCMP_SYS(close), SCMP_SYS(connect), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait),
-	SCMP_SYS(epoll_wait), SCMP_SYS(pipe2), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(shutdown), SCMP_SYS(splice),
+	SCMP_SYS(epoll_wait), SCMP_SYS(pipe2), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(shutdown),
+	SCMP_SYS(splice),
 	/* signals, the manager's channel, new certificates, log lines */
 	SCMP_SYS(read), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(pread64),
 	SCMP_SYS(write),
@@ -137,7 +138,7 @@ static int restrict_calls(char *error, size_t error_size)
 
 	if (!filter)
 		return fail(-ENOMEM, error, error_size, "cannot make a seccomp filter");
-	err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);	/* a tree: no walk through the list at every call */
+	err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);	/* a tree, not a list */
 	if (!err)
 		err = add_rules(filter);
 	if (!err)

@@ -2,8 +2,8 @@
 /*
  * worker - start, serve, stop. See worker.h.
  *
- * Everything that needs root or a path comes first: maps, certificates, the secret for session tickets. Then the sandbox,
- * and only then the first accept.
+ * Everything that needs root or a path comes first: maps, certificates, the secret for session tickets. Then the
+ * sandbox, and only then the first accept.
  */
 #include "worker.h"
 
