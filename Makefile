@@ -2,9 +2,10 @@
 #
 # make            phalad and phalactl, in build/
 # make check      everything there is to test (root); make asan check: the same with sanitizers, without the VMs
+# make bench      what it carries, beside forwarding and other proxies (root); ONLY=row,... QUICK=1
 # make demo       a lab with real clients, CVMs and WireGuard (root)
 # make deps       install what building and testing needs, from Debian's packages (root)
-# make install    DESTDIR= PREFIX=/usr/local
+# make install    DESTDIR= PREFIX=/usr/local UNITDIR=$PREFIX/lib/systemd/system; make uninstall takes it away
 # make fuzz       FUZZ_SECONDS=60 a target
 # make clean
 
@@ -18,6 +19,7 @@ BUILD := $(BUILD_TOP)
 endif
 
 PREFIX ?= /usr/local
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 CC := gcc
 CLANG ?= clang
 BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
@@ -43,6 +45,8 @@ CTL_SRC := $(wildcard tools/phalactl*.c)
 BPF_SRC := $(wildcard bpf/*.bpf.c)
 UNIT_SRC := $(wildcard selftests/unit/test_*.c)
 FUZZ_SRC := $(wildcard selftests/fuzz/fuzz_*.c)
+BENCH_SRC := $(wildcard selftests/bench/*.c)
+CHECKED_SRC := $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC) $(BENCH_SRC)
 
 USER_OBJ := $(USER_SRC:%.c=$(BUILD)/%.o)
 LIB_OBJ := $(filter-out $(BUILD)/user/main.o,$(USER_OBJ))
@@ -114,8 +118,8 @@ fuzz: $(FUZZ_BIN)
 
 # Both compilers, no output but warnings, which are errors here.
 warnings: $(SKEL)
-	$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 $(WARN) -Werror -fsyntax-only $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC)
-	$(CC) $(CPPFLAGS) -std=gnu11 -O2 $(WARN) -Werror -fsyntax-only $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC)
+	$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 $(WARN) -Werror -fsyntax-only $(CHECKED_SRC)
+	$(CC) $(CPPFLAGS) -std=gnu11 -O2 $(WARN) -Werror -fsyntax-only $(CHECKED_SRC)
 
 deps:
 	@tools/deps
@@ -124,18 +128,35 @@ check: deps
 	@$(MAKE) --no-print-directory $(filter asan,$(MAKECMDGOALS)) $(if $(SANITIZE),,all) tests warnings
 	@selftests/run $(CHECK_FLAGS) $(BUILD)
 
+$(BUILD)/bench/load: $(addprefix $(BUILD)/selftests/bench/,load.o client.o wire.o stream.o)
+$(BUILD)/bench/serve: $(addprefix $(BUILD)/selftests/bench/,serve.o stream.o)
+$(BUILD)/bench/%:
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+bench: deps
+	@tools/deps bench
+	@$(MAKE) --no-print-directory all $(BUILD)/bench/load $(BUILD)/bench/serve
+	@ONLY='$(ONLY)' QUICK='$(QUICK)' selftests/bench/run $(BUILD)
+
 demo: deps
 	@$(MAKE) --no-print-directory all
 	@selftests/demo/run $(BUILD)
 
-install: all
-	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)/etc/phala $(DESTDIR)/lib/systemd/system
-	install -m 755 $(BUILD)/phalad $(BUILD)/phalactl $(DESTDIR)$(PREFIX)/sbin/
-	install -m 644 tools/phalad.conf.example $(DESTDIR)/etc/phala/phalad.conf.example
-	sed 's|@PREFIX@|$(PREFIX)|' tools/phalad.service > $(DESTDIR)/lib/systemd/system/phalad.service
-	install -m 644 tools/phalad.socket $(DESTDIR)/lib/systemd/system/phalad.socket
+# phalad.conf and what is in /var/lib/phala are the operator's: neither written nor removed here.
+install: $(BUILD)/phalad $(BUILD)/phalactl
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/phala
+	install -m 755 $^ $(DESTDIR)$(PREFIX)/sbin/
+	install -m 644 tools/phalad.conf.example $(DESTDIR)/etc/phala/
+	install -m 644 tools/phalad.service tools/phalad.socket $(DESTDIR)$(UNITDIR)/
+	sed -i 's|@PREFIX@|$(PREFIX)|' $(DESTDIR)$(UNITDIR)/phalad.service
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,phalad phalactl) $(DESTDIR)/etc/phala/phalad.conf.example \
+		$(addprefix $(DESTDIR)$(UNITDIR)/,phalad.service phalad.socket)
 
 clean:
 	rm -rf $(BUILD_TOP)
 
--include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(FUZZ_BIN:=.d)
+-include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(BENCH_SRC:%.c=$(BUILD)/%.d)
+-include $(FUZZ_BIN:=.d)

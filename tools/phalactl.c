@@ -101,7 +101,8 @@ static const struct verb {
 	{ "map", "list", ph_ctl_map_list, NULL, 0, 0,
 	  "", "the pinned maps",
 	  "Reads the maps themselves: works whether phalad runs or not. ENTRIES counts those that mean something, of\n"
-	  "those there is room for; MEMORY is what the kernel charges for the map.\n" },
+	  "those there is room for; MEMORY is what the kernel charges for the map, before 6.4\n"
+	  "what it could come to.\n" },
 	{ "map", "dump", ph_ctl_map_dump, "NAME", 0, 0,
 	  "NAME", "what a pinned map holds, in words",
 	  "NAME is one of those that `map list` shows. Empty slots and counters that are zero are left out. Ages are\n"

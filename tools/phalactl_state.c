@@ -5,7 +5,6 @@
 #include "phalactl.h"
 
 #include <arpa/inet.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 

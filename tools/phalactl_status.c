@@ -4,8 +4,6 @@
  */
 #include "phalactl.h"
 
-#include <string.h>
-
 static void print_tunnel(const struct ph_json *tunnel)
 {
 	double port = ph_json_number(tunnel, "listen_port", 0);

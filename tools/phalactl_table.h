@@ -33,8 +33,7 @@ void ph_table_print(const struct ph_json *rows, const struct ph_column *columns,
 /* One line a member, "heading  value"; members that @row lacks are left out, null is a dash. */
 void ph_table_print_record(const struct ph_json *row, const struct ph_column *columns, FILE *out);
 
-/* Both write at most @size bytes with a closing zero. Return: @text. */
+/* "63 s", "5 min 3 s"; at most @size bytes with the closing zero. Return: @text. */
 const char *ph_table_duration(char *text, size_t size, double seconds);
-const char *ph_table_bytes(char *text, size_t size, double bytes);
 
 #endif

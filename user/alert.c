@@ -52,7 +52,7 @@ size_t ph_alert_write(enum ph_reason reason, uint8_t ret_record[PH_ALERT_LEN])
 	if (description == NO_ALERT)
 		return 0;
 	ret_record[0] = 21;			/* content type: alert */
-	ret_record[1] = 3;			/* 0x0303 in every record but a first ClientHello (RFC 8446, section 5.1) */
+	ret_record[1] = 3;			/* 0x0303 from every server (RFC 8446, section 5.1) */
 	ret_record[2] = 3;
 	ret_record[3] = 0;			/* length */
 	ret_record[4] = 2;

@@ -144,8 +144,7 @@ int ph_allot_rest(struct ph_allot *allot, const char *instance_id)
 	return ph_database_run(statement);
 }
 
-/* Return: 0 or -EIO. */
-static int end_rests(struct ph_allot *allot)
+int ph_allot_age(struct ph_allot *allot)
 {
 	int64_t now = now_ms();
 	sqlite3_stmt *statement = ph_database_ready(allot->statements[REST_ANEW]);
@@ -242,11 +241,8 @@ int ph_allot_take(struct ph_allot *allot, const char *app_id, const char *instan
 	int err;
 
 	err = find_old(allot, app_id, instance_id, &address);
-	if (err == -ENOENT) {
-		err = end_rests(allot);
-		if (!err)
-			err = find_lowest(allot, &address);
-	}
+	if (err == -ENOENT)
+		err = find_lowest(allot, &address);
 	if (err)
 		return err;
 	statement = ph_database_ready(allot->statements[FORGET]);

@@ -3,7 +3,7 @@
  * allot - which address inside the tunnel a new instance gets.
  *
  * An address is, in this order: unused; an instance's; resting, once that was removed, until AddressQuarantine is over;
- * rested, until somebody gets it; an instance's again. All calls belong inside the caller's transaction.
+ * rested, until somebody gets it; an instance's again. What changes the tables belongs into the caller's transaction.
  */
 #ifndef PHALAD_ALLOT_H
 #define PHALAD_ALLOT_H
@@ -21,6 +21,12 @@ void ph_allot_free(struct ph_allot *allot);
 
 /* May the range as it is configured give this address (host order) to an instance? */
 bool ph_allot_covers(const struct ph_allot *allot, uint32_t address);
+
+/*
+ * Notes which rests are over by now, and begins those anew that would begin in the future. Outside the transaction of a
+ * change, so that it stays when that is refused. Return: 0 or -EIO.
+ */
+int ph_allot_age(struct ph_allot *allot);
 
 /**
  * ph_allot_take() - the address that the instance had before, or else the lowest that is unused or rested.

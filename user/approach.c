@@ -98,7 +98,8 @@ static void dial(struct ph_connection *connection)
 
 	connection->state = PH_CONNECTION_DIAL;
 	if (dial_one(connection)) {
-		ph_connection_refuse(connection, connection->approach->tries ? PH_REASON_NO_INSTANCE_ANSWERED : PH_REASON_NO_HEALTHY);
+		ph_connection_refuse(connection, connection->approach->tries ? PH_REASON_NO_INSTANCE_ANSWERED
+									       : PH_REASON_NO_HEALTHY);
 		return;
 	}
 	ph_list_append(ph_connections_bucket(set, &connection->ref), &connection->instance_link);
@@ -219,6 +220,19 @@ static enum ph_reason hello_reason(enum ph_hello_verdict verdict)
 	}
 }
 
+/*
+ * Looking does not make the window grow: a long hello might never fit. Asking for a low-water mark makes the kernel
+ * find room for as much (tcp_set_rcvlowat()), and unlike SO_RCVBUF leaves its tuning alone.
+ */
+static void widen(struct ph_connection *connection)
+{
+	static const int most = PH_HELLO_STREAM_MAX, least = 1;
+
+	connection->approach->widened = true;
+	setsockopt(connection->client.fd, SOL_SOCKET, SO_RCVLOWAT, &most, sizeof(most));
+	setsockopt(connection->client.fd, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof(least));
+}
+
 static void read_hello(struct ph_connection *connection)
 {
 	uint8_t *stream = connection->set->means.scratch;
@@ -237,6 +251,8 @@ static void read_hello(struct ph_connection *connection)
 		if (seen > 0) {
 			connection->approach->spoke = true;
 			verdict = look(connection, (size_t)seen, &consumed);
+			if (verdict == PH_HELLO_MORE && seen >= PH_HELLO_LONG && !connection->approach->widened)
+				widen(connection);
 		}
 	} while (consumed);
 

@@ -26,6 +26,7 @@ struct ph_approach {
 	struct ph_tls_terms terms;
 	uint32_t tries;				/* instances dialled */
 	bool spoke;				/* the client sent something */
+	bool widened;				/* the receive buffer, for a long hello */
 	bool asked_ssl, asked_gss;		/* PostgreSQL's questions */
 };
 

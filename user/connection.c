@@ -78,11 +78,13 @@ bool ph_connection_watch_client(struct ph_connection *connection)
 {
 	if (connection->watched)
 		return true;
-	connection->watched =
-		!ph_events_add(connection->set->events, connection->client.fd, PH_SOCKET_EVENTS, &connection->client_source);
-	if (!connection->watched)
+	if (ph_events_add(connection->set->events, connection->client.fd, PH_SOCKET_EVENTS,
+			  &connection->client_source)) {
 		ph_connection_end(connection, PH_REASON_NO_MEMORY);
-	return connection->watched;
+		return false;
+	}
+	connection->watched = true;
+	return true;
 }
 
 /* Throws away what came. Return: false once there is no more to expect from the client, or it sends too much. */
@@ -147,7 +149,8 @@ static void move(struct ph_connection *connection)
 	enum ph_progress progress;
 
 	if (connection->state == PH_CONNECTION_RELAY)
-		progress = ph_relay_run(&connection->relay, &connection->client, &connection->cvm, &set->means, &reason);
+		progress = ph_relay_run(&connection->relay, &connection->client, &connection->cvm, &set->means,
+					&reason);
 	else
 		progress = ph_exchange_run(&connection->exchange, &connection->client, &connection->cvm, &set->means,
 					   &reason);
@@ -225,7 +228,8 @@ static void client_happened(struct ph_source *source, uint32_t events)
 	struct ph_connection *connection = ph_container_of(source, struct ph_connection, client_source);
 
 	note(&connection->client, events);
-	if (connection->client.failed && (connection->state == PH_CONNECTION_DIAL || connection->state == PH_CONNECTION_ASK))
+	if (connection->client.failed &&
+	    (connection->state == PH_CONNECTION_DIAL || connection->state == PH_CONNECTION_ASK))
 		ph_connection_end(connection, PH_REASON_CLIENT_RESET);
 	else
 		advance(connection);

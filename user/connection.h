@@ -22,8 +22,8 @@
  *   LINGER     refused, with an alert under way; what the client still sends is thrown away
  *   ENDED      descriptors are closed; freed at the end of the turn
  *
- * HELLO -> DIAL -> [ASK ->] RELAY -> ENDED, HELLO -> DIAL -> HANDSHAKE -> EXCHANGE -> ENDED; LINGER from all before RELAY
- * and EXCHANGE; ENDED from everywhere.
+ * HELLO -> DIAL -> [ASK ->] RELAY -> ENDED, HELLO -> DIAL -> HANDSHAKE -> EXCHANGE -> ENDED; LINGER from all before
+ * RELAY and EXCHANGE; ENDED from everywhere.
  */
 enum ph_connection_state {
 	PH_CONNECTION_HELLO,
@@ -60,8 +60,8 @@ struct ph_connection {
 void ph_connection_open(struct ph_connections *set, int fd);
 
 /*
- * Ends it for @reason, which is counted unless another one has been already. Unless the reason is CLOSED, both sides are
- * reset: nobody may take what was cut off for complete. The memory stays until the end of the turn.
+ * Ends it for @reason, which is counted unless another one has been already. Unless the reason is CLOSED, both sides
+ * are reset: nobody may take what was cut off for complete. The memory stays until the end of the turn.
  */
 void ph_connection_end(struct ph_connection *connection, enum ph_reason reason);
 

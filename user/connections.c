@@ -24,7 +24,7 @@ int ph_connections_init(struct ph_connections *set, const struct ph_config *conf
 	for (unsigned i = 0; i < PH_INSTANCE_BUCKETS; i++)
 		ph_list_init(&set->by_instance[i]);
 
-	_Static_assert(PH_PIPE_BYTES >= PH_HELLO_STREAM_MAX && PH_PIPE_BYTES >= PH_TLS_BYTES, "scratch serves them all");
+	_Static_assert(PH_PIPE_BYTES >= PH_HELLO_STREAM_MAX && PH_PIPE_BYTES >= PH_TLS_BYTES, "scratch is for all");
 	set->means.stats = stats;
 	set->means.scratch_size = PH_PIPE_BYTES;
 	set->means.scratch = malloc(PH_PIPE_BYTES);

@@ -35,8 +35,12 @@
 #define HEADER_VERSION 60			/* user_version, 4 bytes, big endian */
 #define HEADER_APPLICATION 68			/* application_id, likewise */
 
-#define ID_CHECK(column) "CHECK (length(" column ") BETWEEN 1 AND 63 AND " column " NOT GLOB '*[^a-z0-9]*')"
-#define ADDRESS_CHECK "CHECK (address BETWEEN 1 AND 4294967294)"
+#define IS_ID(column) "length(" column ") BETWEEN 1 AND 63 AND " column " NOT GLOB '*[^a-z0-9]*'"
+#define IS_ADDRESS "address BETWEEN 1 AND 4294967294"
+#define CVM_IS_SOUND \
+	"generation BETWEEN 1 AND 4294967295 AND " IS_ID("instance_id") " AND " IS_ID("app_id") \
+	" AND length(public_key) = 32 AND " IS_ADDRESS " AND slot BETWEEN 0 AND 65535 AND draining IN (0, 1)"
+#define REST_IS_SOUND IS_ADDRESS " AND " IS_ID("instance_id") " AND " IS_ID("app_id") " AND freed_ms >= 0"
 
 /*
  * AUTOINCREMENT never gives a number twice, also not one of a row that is gone. In rest are the addresses that belonged
@@ -49,33 +53,40 @@ static const struct {
 } schema[] = {
 	{ "cvm",
 	  "CREATE TABLE cvm (\n"
-	  "  generation INTEGER PRIMARY KEY AUTOINCREMENT CHECK (generation BETWEEN 1 AND 4294967295),\n"
-	  "  instance_id TEXT NOT NULL UNIQUE " ID_CHECK("instance_id") ",\n"
-	  "  app_id TEXT NOT NULL " ID_CHECK("app_id") ",\n"
-	  "  public_key BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32),\n"
-	  "  address INTEGER NOT NULL UNIQUE " ADDRESS_CHECK ",\n"
-	  "  slot INTEGER NOT NULL UNIQUE CHECK (slot BETWEEN 0 AND 65535),\n"
-	  "  draining INTEGER NOT NULL DEFAULT 0 CHECK (draining IN (0, 1)),\n"
+	  "  generation INTEGER PRIMARY KEY AUTOINCREMENT,\n"
+	  "  instance_id TEXT NOT NULL UNIQUE,\n"
+	  "  app_id TEXT NOT NULL,\n"
+	  "  public_key BLOB NOT NULL UNIQUE,\n"
+	  "  address INTEGER NOT NULL UNIQUE,\n"
+	  "  slot INTEGER NOT NULL UNIQUE,\n"
+	  "  draining INTEGER NOT NULL DEFAULT 0,\n"
 	  "  added_s INTEGER NOT NULL,\n"
-	  "  seen_s INTEGER NOT NULL DEFAULT 0\n"
+	  "  seen_s INTEGER NOT NULL DEFAULT 0,\n"
+	  "  CHECK (" CVM_IS_SOUND ")\n"
 	  ") STRICT" },
 	{ "cvm_by_app", "CREATE INDEX cvm_by_app ON cvm (app_id, instance_id)" },
 	{ "rest",
 	  "CREATE TABLE rest (\n"
-	  "  address INTEGER PRIMARY KEY " ADDRESS_CHECK ",\n"
-	  "  instance_id TEXT NOT NULL " ID_CHECK("instance_id") ",\n"
-	  "  app_id TEXT NOT NULL " ID_CHECK("app_id") ",\n"
-	  "  freed_ms INTEGER NOT NULL CHECK (freed_ms >= 0) -- Unix time; 0 once it has rested\n"
+	  "  address INTEGER PRIMARY KEY,\n"
+	  "  instance_id TEXT NOT NULL,\n"
+	  "  app_id TEXT NOT NULL,\n"
+	  "  freed_ms INTEGER NOT NULL, -- Unix time; 0 once it has rested\n"
+	  "  CHECK (" REST_IS_SOUND ")\n"
 	  ") STRICT" },
 	{ "rest_by_age", "CREATE INDEX rest_by_age ON rest (freed_ms, address)" },
 	{ "rest_by_instance", "CREATE INDEX rest_by_instance ON rest (instance_id, app_id)" },
 };
 
-/* What no constraint of one row can say. Each returns rows only if something is wrong. */
+/*
+ * Each returns rows only if something is wrong. The constraints of the tables are here too: SQLite does not look at them
+ * in a database that it cannot write.
+ */
 static const struct {
 	const char *sql;
 	const char *wrong;
 } invariants[] = {
+	{ "SELECT 1 FROM cvm WHERE NOT (" CVM_IS_SOUND ") LIMIT 1", "a CVM has a value that none can have" },
+	{ "SELECT 1 FROM rest WHERE NOT (" REST_IS_SOUND ") LIMIT 1", "a free address has a value that none can have" },
 	{ "SELECT 1 FROM cvm a JOIN cvm b ON a.app_id = b.instance_id LIMIT 1", "an app-id is also an instance-id" },
 	{ "SELECT 1 FROM cvm GROUP BY app_id HAVING count(*) > 64 LIMIT 1", "an app has more than 64 instances" },
 	{ "SELECT 1 FROM cvm JOIN rest USING (address) LIMIT 1", "an address is both used and free" },
@@ -174,8 +185,8 @@ static int check_version(sqlite3 *db, const char *path, char *error, size_t erro
 		return refuse_sqlite(db, code, path, error, error_size);
 	if (version > (int64_t)VERSION)
 		return refuse(-EPROTONOSUPPORT, error, error_size,
-			      "%s: version %lld, written by a newer phalad; this one knows %u", path, (long long)version,
-			      VERSION);
+			      "%s: version %lld, written by a newer phalad; this one knows %u", path,
+			      (long long)version, VERSION);
 	if (version < (int64_t)VERSION)
 		return refuse(-EUCLEAN, error, error_size, "%s: version %lld never was one", path, (long long)version);
 	return 0;

@@ -19,7 +19,7 @@ struct sqlite3_stmt;
  * @error: one line for people, set on failure.
  *
  * Created as a whole under another name, so what carries @path's name is a registry from its first moment on. A file
- * that is refused keeps its bytes and its times, and so does what lies beside it.
+ * that is refused keeps its bytes and its time of change, and so does what lies beside it.
  *
  * Return: 0, or
  *   -EUCLEAN           damaged, or not a registry

@@ -3,7 +3,8 @@
  * events - one epoll set and the time-outs of one process.
  *
  * A time-out of one kind always lasts equally long, so each kind is a queue in the order of arrival: arming, touching
- * and disarming are O(1), and only the heads are ever looked at. A queue of 0 ms holds what is to go on in the next turn.
+ * and disarming are O(1), and only the heads are ever looked at. A queue of 0 ms holds what is to go on in the next
+ * turn.
  */
 #ifndef PHALAD_EVENTS_H
 #define PHALAD_EVENTS_H

@@ -220,7 +220,8 @@ static enum ph_reason run_to_client(struct ph_exchange *exchange, struct ph_end 
 		if (exchange->to_client) {
 			const struct ph_chunk *chunk = exchange->to_client;
 
-			reason = send_to_client(exchange, client, chunk->bytes + chunk->at, chunk->len - chunk->at, &sent);
+			reason = send_to_client(exchange, client, chunk->bytes + chunk->at, chunk->len - chunk->at,
+						&sent);
 			if (reason != GOING_ON || !sent)
 				return reason;
 			shorten(&exchange->to_client, sent);

@@ -328,8 +328,10 @@ static void log_end(const char *name, pid_t pid, int status, int64_t delay_ms, b
 		snprintf(how, sizeof(how), "was killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
 	else
 		snprintf(how, sizeof(how), "ended with status %d", WEXITSTATUS(status));
-	if (again)
+	if (again && delay_ms)
 		snprintf(then, sizeof(then), "; starts again in %lld ms", (long long)delay_ms);
+	else if (again)
+		snprintf(then, sizeof(then), "; starts again at once");
 	ph_log(again ? PH_LOG_WARNING : PH_LOG_ERROR, "%s (process %d) %s%s", name, pid, how, then);
 }
 

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -164,23 +165,52 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
 	return -1;
 }
 
-static int check(const struct ph_config *config, const char *path)
+/* The files that the configuration names. Return: 0 or -errno, with @error set. */
+static int check_files(const struct ph_config *config, char *error, size_t error_size)
 {
 	uint8_t key[PH_KEY_LEN];
-	char error[1024];
-	int err;
+	int err = ph_tls_check(config, error, error_size);
 
-	err = ph_tls_check(config, error, sizeof(error));
 	if (!err && config->tunnel.type == PH_TUNNEL_WIREGUARD) {
-		err = ph_key_read(config->tunnel.private_key_path, key, error, sizeof(error));
+		err = ph_key_read(config->tunnel.private_key_path, key, error, error_size);
 		explicit_bzero(key, sizeof(key));
 	}
-	if (err) {
+	return err;
+}
+
+static int check(const struct ph_config *config, const char *path)
+{
+	char error[1024];
+
+	if (check_files(config, error, sizeof(error))) {
 		fprintf(stderr, "%s\n", error);
 		return 1;
 	}
 	printf("%s: OK\n", path);
 	return 0;
+}
+
+/*
+ * The same before a start, so that a mistake in a file is found before anything is touched. In a process of its own: the
+ * holder is to read no certificate and no key. Return: true when all is well, else the error is logged.
+ */
+static bool is_checked(const struct ph_config *config)
+{
+	char error[1024];
+	int status = 0;
+	pid_t pid = fork();
+
+	if (!pid) {
+		if (!check_files(config, error, sizeof(error)))
+			_exit(0);
+		ph_log(PH_LOG_ERROR, "%s", error);
+		_exit(1);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) {
+		ph_log(PH_LOG_ERROR, "cannot check the files that the configuration names");
+		return false;
+	}
+	return !WEXITSTATUS(status);
 }
 
 /*
@@ -240,7 +270,7 @@ static int hold(struct arguments *arguments)
 		close(fd);
 		return 1;
 	}
-	status = ph_holder_main(config, fd, arguments->fresh);
+	status = is_checked(config) ? ph_holder_main(config, fd, arguments->fresh) : 1;
 	ph_config_free(config);
 	return status;
 }

@@ -23,6 +23,7 @@
 #include "state.skel.h"
 
 #define BPFFS "/sys/fs/bpf"
+#define WALK_BATCH 1024
 
 __attribute__((format(printf, 4, 5))) static int fail(int err, char *error, size_t size, const char *format, ...)
 {
@@ -475,30 +476,37 @@ int ph_maps_find_domain(const struct ph_maps *maps, const char *name, uint32_t *
 }
 
 /*
- * The key after the current one is fetched before the visit, which may therefore delete the current one. When somebody
- * else deletes the fetched one, the kernel begins anew; the bound ends a walk that would chase a changing map for ever.
+ * A hundred thousand ids: by batches, which copy whole buckets, so that the visitor may change the map as it likes. What
+ * comes into a bucket that was passed is not seen.
  */
 int ph_maps_each_id(const struct ph_maps *maps,
 		    int (*visit)(const struct ph_id_key *key, const struct ph_id *value, void *arg), void *arg)
 {
-	struct ph_id_key key, next;
-	struct ph_id value;
-	int err, more, bound = 2 * PH_IDS_MAX;
+	struct ph_id_key *keys = calloc(WALK_BATCH, sizeof(*keys));
+	struct ph_id *values = calloc(WALK_BATCH, sizeof(*values));
+	__u32 from = 0, to = 0, count = WALK_BATCH;
+	int err = keys && values ? 0 : -ENOMEM, last = 0;
+	bool first = true;
 
-	for (more = bpf_map_get_next_key(maps->ids_fd, NULL, &next); !more && bound; bound--) {
-		key = next;
-		more = bpf_map_get_next_key(maps->ids_fd, &key, &next);
-		err = bpf_map_lookup_elem(maps->ids_fd, &key, &value);
-		if (!err)
-			err = visit(&key, &value, arg);
-		else if (err == -ENOENT)
-			err = 0;
-		if (err)
-			return err;
+	while (!err && !last) {
+		count = WALK_BATCH;
+		last = bpf_map_lookup_batch(maps->ids_fd, first ? NULL : &from, &to, keys, values, &count, NULL);
+		if (last && last != -ENOENT)
+			err = last;
+		for (__u32 i = 0; i < count && !err; i++)
+			err = visit(&keys[i], &values[i], arg);
+		from = to;
+		first = false;
 	}
-	return more == -ENOENT || !more ? 0 : more;
+	free(keys);
+	free(values);
+	return err;
 }
 
+/*
+ * The key after the current one is fetched before the visit, which may therefore delete the current one. When somebody
+ * else deletes the fetched one, the kernel begins anew; the bound ends a walk that would chase a changing map for ever.
+ */
 int ph_maps_each_domain(const struct ph_maps *maps,
 			int (*visit)(const struct ph_domain_key *key, uint32_t index, void *arg), void *arg)
 {

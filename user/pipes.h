@@ -24,6 +24,7 @@ int ph_pipes_take(struct ph_pipes *pipes, struct ph_pipe *ret_pipe);
 void ph_pipes_give(struct ph_pipes *pipes, struct ph_pipe *pipe);
 /* For one that is not empty, or not needed. */
 void ph_pipe_close(struct ph_pipe *pipe);
+/* Closes those at hand. */
 void ph_pipes_close(struct ph_pipes *pipes);
 
 #endif

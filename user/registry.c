@@ -401,8 +401,10 @@ int ph_registry_add(struct ph_registry *registry, const char *app_id, const char
 	if (!strcmp(app_id, instance_id))
 		return refuse(-EBUSY, error, error_size, "%s cannot be both an app and an instance", app_id);
 	if (ph_key_is_weak(public_key))
-		return refuse(-EINVAL, error, error_size, "this public key gives no secret: it is zero or of low order");
+		return refuse(-EINVAL, error, error_size, "this public key gives no secret: zero or of low order");
 
+	if (ph_allot_age(registry->allot))
+		return refuse_sqlite(registry, error, error_size);
 	err = change_begin(registry, error, error_size);
 	if (err)
 		return err;

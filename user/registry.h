@@ -47,8 +47,8 @@ struct ph_registry_options {
  * A damaged file, one of a newer schema, or one that is not a registry is refused without being changed. The directory
  * must exist; the file is created readable by its owner only.
  *
- * Return: 0 or -errno (-EUCLEAN damaged or foreign, -EPROTONOSUPPORT newer, -EBUSY another process has it, -ERANGE a CVM
- * has an address that the options do not cover).
+ * Return: 0 or -errno (-EUCLEAN damaged or foreign, -EPROTONOSUPPORT newer, -EBUSY another process has it, -ERANGE a
+ * CVM has an address that the options do not cover).
  */
 int ph_registry_open(const struct ph_registry_options *options, struct ph_registry **ret_registry, char *error,
 		     size_t error_size);
@@ -79,8 +79,8 @@ int ph_registry_drain(struct ph_registry *registry, const char *instance_id, boo
 int ph_registry_find(struct ph_registry *registry, const char *instance_id, struct ph_cvm *ret_cvm);
 
 /*
- * Between begin and commit, changes are on disk, all of them, once commit returns 0; if it fails, none is. A change that
- * is refused meanwhile takes nothing of the others with it.
+ * Between begin and commit, changes are on disk, all of them, once commit returns 0; if it fails, none is. A change
+ * that is refused meanwhile takes nothing of the others with it.
  */
 int ph_registry_begin(struct ph_registry *registry);
 int ph_registry_commit(struct ph_registry *registry);

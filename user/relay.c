@@ -41,8 +41,8 @@ static ssize_t drain(struct ph_flow *flow, struct ph_end *sink)
 }
 
 /*
- * Without a descriptor left for a pipe: look, send what the sink takes, and only then take it out of the source's queue.
- * Return: as fill().
+ * Without a descriptor left for a pipe: look, send what the sink takes, and only then take it out of the source's
+ * queue. Return: as fill().
  */
 static ssize_t copy(struct ph_end *source, struct ph_end *sink, const struct ph_relay_means *means)
 {

@@ -11,6 +11,7 @@
 #include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -84,7 +85,8 @@ static const struct option settable[] = {
 static const int allowed[] = {
 	/* relaying */
 	SCMP_SYS(accept4), SCMP_SYS(close), SCMP_SYS(connect), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait),
-	SCMP_SYS(epoll_wait), SCMP_SYS(pipe2), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(shutdown), SCMP_SYS(splice),
+	SCMP_SYS(epoll_wait), SCMP_SYS(pipe2), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(shutdown),
+	SCMP_SYS(splice),
 	/* signals, the manager's channel, new certificates, log lines */
 	SCMP_SYS(read), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(pread64),
 	SCMP_SYS(write),
@@ -96,6 +98,17 @@ static const int allowed[] = {
 	SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),
 };
 
+/* The kernel takes these arguments for ints: what is in the upper half of a register does not count. */
+static struct scmp_arg_cmp masked(unsigned argument, uint32_t mask, uint32_t value)
+{
+	return (struct scmp_arg_cmp){ argument, SCMP_CMP_MASKED_EQ, mask, value };
+}
+
+static struct scmp_arg_cmp is(unsigned argument, uint32_t value)
+{
+	return masked(argument, UINT32_MAX, value);
+}
+
 static int add_rules(scmp_filter_ctx filter)
 {
 	int err = 0;
@@ -104,20 +117,17 @@ static int add_rules(scmp_filter_ctx filter)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
 	for (size_t i = 0; !err && i < sizeof(settable) / sizeof(settable[0]); i++)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(setsockopt), 2,
-				       SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)settable[i].level),
-				       SCMP_A2(SCMP_CMP_EQ, (scmp_datum_t)settable[i].name));
+				       is(1, (uint32_t)settable[i].level), is(2, (uint32_t)settable[i].name));
 	if (!err)
-		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(getsockopt), 2,
-				       SCMP_A1(SCMP_CMP_EQ, SOL_SOCKET), SCMP_A2(SCMP_CMP_EQ, SO_ERROR));
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(getsockopt), 2, is(1, SOL_SOCKET),
+				       is(2, SO_ERROR));
 	if (!err)
-		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, AF_INET),
-				       SCMP_A1(SCMP_CMP_MASKED_EQ, SOCK_TYPE_BITS, SOCK_STREAM), SCMP_A2(SCMP_CMP_EQ, 0));
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, is(0, AF_INET),
+				       masked(1, SOCK_TYPE_BITS, SOCK_STREAM), is(2, 0));
 	if (!err)
-		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1,
-				       SCMP_A0(SCMP_CMP_EQ, BPF_MAP_LOOKUP_ELEM));
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1, is(0, BPF_MAP_LOOKUP_ELEM));
 	if (!err)
-		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-				       SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, masked(2, PROT_EXEC, 0));
 	return err;
 }
 
@@ -128,7 +138,7 @@ static int restrict_calls(char *error, size_t error_size)
 
 	if (!filter)
 		return fail(-ENOMEM, error, error_size, "cannot make a seccomp filter");
-	err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);	/* a tree: no walk through the list at every call */
+	err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);	/* a tree, not a list */
 	if (!err)
 		err = add_rules(filter);
 	if (!err)

@@ -12,8 +12,8 @@
  * @user: whom to become; no supplementary groups, no capability, none to be had by any means.
  * @error: one line for people, set on failure.
  *
- * Not dumpable, so keys are in no core file and no debugger's reach; no new privileges; a system call outside the list in
- * sandbox.c kills the process. The signal at the parent's death stays set, if there was one.
+ * Not dumpable, so keys are in no core file and no debugger's reach; no new privileges; a system call outside the list
+ * in sandbox.c kills the process. The signal at the parent's death stays set, if there was one.
  *
  * Call it last before serving: descriptors, maps, certificates and OpenSSL must be open, mapped, read and initialised.
  *

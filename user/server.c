@@ -63,6 +63,7 @@ static void drop(struct ph_client *client)
 	if (client->fd < 0)
 		return;
 	ph_timer_disarm(&client->idle);
+	ph_events_remove(server->events, client->fd);	/* closing does not, if a child has a copy */
 	close(client->fd);
 	client->fd = -1;
 	ph_list_remove(&client->link);
@@ -78,7 +79,7 @@ static void watch(struct ph_client *client)
 
 	if (client->fd < 0)
 		return;
-	event.events = (reads ? EPOLLIN : 0) | (client->out_len ? EPOLLOUT : 0);
+	event.events = (reads ? EPOLLIN : 0) | (client->out_len || client->data ? EPOLLOUT : 0);
 	if (event.events == client->mask)
 		return;
 	client->mask = event.events;
@@ -322,6 +323,7 @@ void ph_client_send(struct ph_client *client, const char *bytes, size_t len)
 void ph_client_more(struct ph_client *client, void *data)
 {
 	client->data = data;
+	watch(client);
 }
 
 void ph_client_close(struct ph_client *client)

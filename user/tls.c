@@ -158,9 +158,11 @@ static int load_private_key(SSL_CTX *context, int fd, const char *path, char *er
 	if (encrypted)
 		err = fail(-EINVAL, error, error_size, "%s: the key has a passphrase", path);
 	else if (!key)
-		err = fail(-EINVAL, error, error_size, "%s: no private key in PEM: %s", path, openssl_reason());
-	else if (SSL_CTX_use_PrivateKey(context, key) != 1 || SSL_CTX_check_private_key(context) != 1)
-		err = fail(-EINVAL, error, error_size, "%s: not the certificate's key: %s", path, openssl_reason());
+		err = fail(-EINVAL, error, error_size, "%s: no private key in PEM", path);
+	else if (X509_check_private_key(SSL_CTX_get0_certificate(context), key) != 1)
+		err = fail(-EINVAL, error, error_size, "%s: not the key of the certificate", path);
+	else if (SSL_CTX_use_PrivateKey(context, key) != 1)
+		err = fail(-EINVAL, error, error_size, "%s: refused: %s", path, openssl_reason());
 	EVP_PKEY_free(key);
 	BIO_free(pem);
 	OPENSSL_cleanse(bytes, len);

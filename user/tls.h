@@ -51,7 +51,7 @@ enum ph_tls_result {
 	PH_TLS_CLOSED,				/* the peer sent close_notify */
 	PH_TLS_TRUNCATED,			/* the peer's stream ended without it */
 	PH_TLS_RESET,				/* the peer reset the connection, or it broke */
-	PH_TLS_FAILED,				/* not TLS, or TLS that is refused; an alert was sent where there is one */
+	PH_TLS_FAILED,				/* not TLS, or refused; an alert was sent where there is one */
 };
 
 /* What the handshake must turn out as. */

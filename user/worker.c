@@ -2,8 +2,8 @@
 /*
  * worker - start, serve, stop. See worker.h.
  *
- * Everything that needs root or a path comes first: maps, certificates, the secret for session tickets. Then the sandbox,
- * and only then the first accept.
+ * Everything that needs root or a path comes first: maps, certificates, the secret for session tickets. Then the
+ * sandbox, and only then the first accept.
  */
 #include "worker.h"
 
@@ -96,6 +96,7 @@ static int listen_again(struct worker *worker)
 static void pause_listening(struct worker *worker)
 {
 	ph_connections_count(&worker->connections, PH_REASON_NO_DESCRIPTORS);
+	ph_pipes_close(&worker->connections.means.pipes);
 	stop_listening(worker);
 	ph_timer_arm(&worker->events, &worker->pause_queue, &worker->pause);
 }
@@ -406,12 +407,12 @@ static int start(struct worker *worker)
 		ph_log(PH_LOG_ERROR, "the manager's channel: %s", strerror(-err));
 		return err;
 	}
+	worker->limit = connection_limit();
 	err = ph_sandbox_worker(worker->config->user, error, sizeof(error));
 	if (err) {
 		ph_log(PH_LOG_ERROR, "%s", error);
 		return err;
 	}
-	worker->limit = connection_limit();
 	stats->pid = (__u32)getpid();
 	stats->active = 0;
 	beat(&worker->heartbeat);

@@ -18,6 +18,7 @@
 #define PH_HELLO_MAX 16384		/* bytes of the ClientHello message, with its 4-byte header */
 #define PH_HELLO_STREAM_MAX 32768	/* bytes of TCP stream that may carry it: record headers cost 5 each */
 #define PH_HELLO_STREAM_BPF_MAX 4096	/* the same where BPF collects it; longer ones go to a worker */
+#define PH_HELLO_LONG 2048		/* bytes from which an unfinished one is given room in the receive buffer */
 #define PH_RECORD_MAX 16384		/* bytes of payload of one plaintext record */
 
 /* Who there may be. */

@@ -13,7 +13,7 @@
 
 The servers run in threads of this process, on sockets made in their CVM's namespace, so one test holds both ends.
 """
-import json, os, re, shutil, signal, subprocess, sys, tempfile, time
+import contextlib, json, os, re, shutil, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 
 from . import certs, netns, servers, tls
@@ -104,7 +104,8 @@ class Lab:
         self.sanitized = self.build.name == "asan"
         self.directory = Path(tempfile.mkdtemp(prefix="phala-lab-"))
         self.directory.chmod(0o755)
-        self.children, self.phalad, self.broken, self.log = [], None, True, self.directory / "phalad.log"
+        self.children, self.phalad, self.notified, self.broken = [], None, None, True
+        self.log = self.directory / "phalad.log"
         self.hosts = self.directory / "hosts"
         self.hosts.write_text("127.0.0.1 localhost\n")
         netns.own_world(self.hosts)
@@ -186,18 +187,28 @@ class Lab:
         self.conf.write_text(self.configuration(**changes))
         for name in ("state", "run"):
             (self.directory / name).mkdir(exist_ok=True)
+        if self.notified:
+            self.notified.close()
+        path = self.directory / "notify"
+        path.unlink(missing_ok=True)
+        self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notified.bind(str(path))
+        self.notified.setblocking(False)
         with open(self.log, "a") as log:
             argv = [*launcher, self.build / "phalad", "--config", self.conf, *(["--fresh"] if fresh else [])]
-            self.phalad = self.gateway.start(argv, stdout=log, stderr=log, pass_fds=pass_fds)
+            self.phalad = self.gateway.start(argv, stdout=log, stderr=log, pass_fds=pass_fds,
+                                              env={**os.environ, "NOTIFY_SOCKET": str(path)})
         if wait:
             self.wait_ready()
 
     def wait_ready(self):
+        """Until READY=1, as systemd would (sd_notify(3)): manager and all workers are."""
         def ready():
             if self.phalad.poll() is not None:
                 raise RuntimeError(f"phalad ended with {self.phalad.returncode}: {self.log.read_text()[-2000:]}")
-            return self.ctl("status", check=False).returncode == 0
-        wait_until(ready, 10, "phalad answers")
+            with contextlib.suppress(BlockingIOError):
+                return b"READY=1" in self.notified.recv(4096)
+        wait_until(ready, 10, "phalad is ready")
 
     def stop(self, how=signal.SIGTERM):
         self.phalad.send_signal(how)

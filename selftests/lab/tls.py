@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """TLS with every byte in hand: streams that say how they ended, and ClientHellos that no library would send."""
-import os, select, socket, ssl, struct
+import contextlib, os, select, socket, ssl, struct
 
 ALERTS = {0: "close_notify", 10: "unexpected_message", 22: "record_overflow", 40: "handshake_failure", 47: "illegal_parameter",
           50: "decode_error", 70: "protocol_version", 80: "internal_error", 109: "missing_extension",
@@ -27,9 +27,13 @@ def alert_of(data):
     return None
 
 
+IGNORE_UNEXPECTED_EOF = 1 << 7          # OpenSSL's SSL_OP_IGNORE_UNEXPECTED_EOF, which Python sets by default
+
+
 def client_context(authority=None, alpn=None, version=None, certificate=None):
     """@authority: PEM file to verify with, or None: anything goes. @certificate: (chain, key) of our own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.options &= ~IGNORE_UNEXPECTED_EOF
     context.check_hostname = authority is not None
     context.verify_mode = ssl.CERT_REQUIRED if authority else ssl.CERT_NONE
     if authority:
@@ -45,6 +49,7 @@ def client_context(authority=None, alpn=None, version=None, certificate=None):
 
 def server_context(certificate, client_authority=None):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options &= ~IGNORE_UNEXPECTED_EOF
     context.load_cert_chain(*certificate)
     if client_authority:
         context.load_verify_locations(client_authority)
@@ -87,7 +92,8 @@ class Tls:
                 self.flush()
                 self.fill()
             except ssl.SSLError:
-                self.flush()    # the alert that says so
+                with contextlib.suppress(OSError):
+                    self.flush()        # the alert that says so
                 raise
 
     def hello(self):
@@ -107,11 +113,14 @@ class Tls:
     def recv(self, size=65536):
         """Some plaintext; b"" at the end."""
         try:
-            return self.pump(self.ssl.read, size)
+            if data := self.pump(self.ssl.read, size):
+                return data
+            self.ended = "close_notify"         # what read() says when we have not sent ours yet
         except ssl.SSLZeroReturnError:
             self.ended = "close_notify"
-        except ssl.SSLEOFError:
-            pass
+        except ssl.SSLError as error:
+            if error.reason != "UNEXPECTED_EOF_WHILE_READING":
+                raise
         return b""
 
     def recv_exactly(self, size):

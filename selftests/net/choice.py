@@ -87,7 +87,8 @@ def _(lab):
         with counted(lab, "instance-removed", 8):
             lab.ctl("cvm", "remove", "alpha1")
             equal([over(client) for client, _ in pairs], [True] * 8, "ended")
-        wait_until(lambda: all(over(cvm) for _, cvm in pairs), 5, "the CVM's ends are ended too")
+        if not lab.wireguard:           # there it can be told no more: its tunnel is closed
+            wait_until(lambda: all(over(cvm) for _, cvm in pairs), 5, "the CVM's ends are ended too")
         other.sendall(b"me not")
         equal(other_cvm.recv(100), b"me not", "another instance's connection")
         equal(spread(lab, "alpha-7308s", 7308, 20), {"alpha1": 0, "alpha2": 20, "beta1": 0}, "new connections")
@@ -117,7 +118,7 @@ def _(lab):
         try:
             while remover.poll() is None:
                 with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-                    busy.send(bytes(65536))
+                    busy.send(bytes(4096))
                 with contextlib.suppress(BlockingIOError, ConnectionResetError):
                     busy_cvm.settimeout(0)
                     busy_cvm.recv(65536)
@@ -143,7 +144,7 @@ def _(lab):
     expect(spread(lab, "alpha2-7311s", 7311, 3)["alpha2"] == 3, "it is reached by its new key")
 
 
-@topic.row("a key made by phalactl works as well, and is printed once")
+@topic.row("a key made by phalactl works as well, and is printed once", only="wireguard")
 def _(lab):
     cvm = lab.cvms["alpha2"]
     cvm.down()

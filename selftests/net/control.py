@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """phalactl, the registry, the configuration: what an operator does, and what they are told when it is wrong."""
-import contextlib, hashlib, os, re, shutil, signal, stat, subprocess
-from pathlib import Path
+import contextlib, hashlib, os, re, shutil, signal, socket, stat, subprocess
 
-from lab.lab import DOMAIN, SLOW, wait_until, wg
+from lab.lab import DOMAIN, GATEWAY, SLOW, wait_until, wg
 from rows import LIMIT, Topic, equal, expect
 
 
@@ -103,14 +102,14 @@ def _(lab):
         equal(lab.json("route", f"alpha1.{DOMAIN}")["routed"], True, "health stays as it was")
         done = lab.ctl("status", check=False)
         equal(done.returncode, 1, "exit status of status")
-        expect("worker" in done.stdout, f"what the maps still tell: {done.stdout}")
+        expect("worker" in done.stdout.lower(), f"what the maps still tell: {done.stdout}")
         equal(lab.ctl("cvm", "list", check=False).returncode, 1, "exit status of cvm list")
     finally:
         lab.start()
         lab.wait_healthy()
 
 
-@topic.row("every verb has --help; what is no verb is usage, exit status 2")
+@topic.row("every verb has --help; what is no verb is usage, exit status 2", only="native")
 def _(lab):
     for verb in (["status"], ["cvm", "add"], ["cvm", "list"], ["cvm", "show"], ["cvm", "remove"], ["cvm", "drain"],
                  ["map", "list"], ["map", "dump"], ["route"]):
@@ -128,7 +127,6 @@ def _(lab):
 
 @topic.row("rubbish on the control socket is refused, and the next request is served")
 def _(lab):
-    import socket
     for data in (b"\n", b"{}\n", b"[1]\n", b"{" * 5000 + b"\n", b"\0" * 100 + b"\n", b'{"verb":7}\n', b'{"verb":"cvm add"}\n', b"x" * 200000):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(LIMIT)
@@ -206,9 +204,9 @@ def add(lab, app, instance):
     return lab.ctl("cvm", "add", "--app", app, "--instance", instance, "--public-key", own(lab), check=False)
 
 
-@topic.row("an exhausted range: refused, those that are there untouched; room again once an address has rested", seconds=60)
+@topic.row("an exhausted range: refused, those that are there untouched; room again once an address has rested", only="native")
 def _(lab):
-    with other_phalad(lab, Tunnel={"CvmRange": "10.9.0.0/30"}, Gateway={"AddressQuarantine": f"{2 * SLOW:.0f}s"}):
+    with other_phalad(lab, Tunnel={"CvmRange": "10.9.0.0/30"}, Gateway={"AddressQuarantine": "2s"}):
         count = 0
         while (done := add(lab, "small", f"small{count}")).returncode == 0:
             count += 1
@@ -226,7 +224,7 @@ def _(lab):
               "address")
 
 
-@topic.row("an app has at most 64 instances", seconds=90)
+@topic.row("an app has at most 64 instances", only="native")
 def _(lab):
     with other_phalad(lab):
         for i in range(64):
@@ -236,18 +234,26 @@ def _(lab):
         equal(add(lab, "more", "more1").returncode, 0, "another app's")
 
 
-# Starts that must fail.
+# Starts that must fail. What looks at files alone is the same on every kernel: those rows stay out of the guests.
 
 def starts(lab, text, *words):
     """Runs phalad to its end with this configuration. Returns the finished process."""
     path = lab.directory / "trial.conf"
     path.write_text(text)
-    return lab.gateway.run([lab.build / "phalad", "--config", path, *words], timeout=20 * SLOW)
+    try:
+        return lab.gateway.run([lab.build / "phalad", "--config", path, *words], timeout=20 * SLOW)
+    finally:
+        if lab.wireguard:
+            lab.gateway.run(["ip", "link", "del", "wg7"])
+            lab.gateway.run(["ip", "route", "del", "blackhole", "10.77.0.0/16"])
 
 
 def trial(lab, **changes):
     place = {"StateDir": lab.directory / "trial-state", "RunDir": lab.directory / "trial-run", "BpfDir": "/sys/fs/bpf/trial"}
-    changes["Gateway"] = {**place, **changes.get("Gateway", {})}
+    changes["Gateway"] = {**place, "Listen": f"{GATEWAY}:4443", **changes.get("Gateway", {})}
+    if lab.wireguard:
+        other = {"Interface": "wg7", "ListenPort": 51827, "Address": "10.77.0.1/24", "CvmRange": "10.77.0.0/16"}
+        changes["Tunnel"] = {**other, **changes.get("Tunnel", {})}
     return lab.configuration(**changes)
 
 
@@ -273,7 +279,7 @@ MISTAKES = (
     ("a domain without certificate", {"domain": {"Certificate": None}}, "Certificate"),
 )
 for what, change, word in MISTAKES:
-    @topic.row(f"{what}: an error with file and line, from --check and from a start", change=change, word=word)
+    @topic.row(f"{what}: an error with file and line, from --check and from a start", change=change, word=word, only="native")
     def _(lab, change, word):
         for words in (["--check"], []):
             done = starts(lab, trial(lab, **change), *words)
@@ -281,7 +287,7 @@ for what, change, word in MISTAKES:
             expect(re.search(r"trial\.conf(:\d+)?: .*" + word, done.stderr), f"message: {done.stderr}")
 
 
-@topic.row("a configuration that is not there: an error with its name")
+@topic.row("a configuration that is not there: an error with its name", only="native")
 def _(lab):
     done = lab.gateway.run([lab.build / "phalad", "--config", "/nonexistent/phalad.conf", "--check"])
     equal(done.returncode, 1, "exit status")
@@ -317,18 +323,14 @@ def certificate_files(lab, what):
 
 for what in ("missing key", "missing certificate", "mismatched", "expired", "of another domain", "rubbish", "key readable by others",
              "certificate in the key's place"):
-    @topic.row(f"certificate: {what}: refused with the reason, by --check and by a start", what=what)
+    @topic.row(f"certificate: {what}: refused with the reason, by --check and by a start", what=what, only="native")
     def _(lab, what):
         certificate, key, word = certificate_files(lab, what)
-        text = trial(lab, domain={"Certificate": certificate, "PrivateKey": key}, Gateway={"Listen": "192.0.2.1:4443"},
-                     **({"Tunnel": {"Interface": "wg7", "ListenPort": 51827, "Address": "10.77.0.1/24", "CvmRange": "10.77.0.0/16"}}
-                        if lab.wireguard else {}))
+        text = trial(lab, domain={"Certificate": certificate, "PrivateKey": key})
         for words in (["--check"], []):
             done = starts(lab, text, *words)
             equal(done.returncode, 1, "exit status")
             expect(word in done.stderr, f"message: {done.stderr}")
-        lab.gateway.run(["ip", "link", "del", "wg7"])
-        lab.gateway.run(["ip", "route", "del", "blackhole", "10.77.0.0/16"])
 
 
 @topic.row("WireGuard's key file readable by others: refused with the reason", mode=0o644, content=None, only="wireguard")
@@ -364,7 +366,7 @@ def damage(path, what):
 
 
 for what in ("overwritten in the middle", "no database", "of a newer version", "another program's database"):
-    @topic.row(f"a registry file {what}: refused, and not touched", what=what)
+    @topic.row(f"a registry file {what}: refused, and not touched", what=what, only="native")
     def _(lab, what):
         lab.stop()
         state_dir = lab.directory / "state"

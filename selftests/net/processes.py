@@ -5,12 +5,12 @@
                        ├── worker 0 (nothing)
                        └── worker 1 (nothing)
 """
-import contextlib, os, pwd, re, select, shutil, signal, socket, subprocess, time
+import contextlib, os, pwd, re, signal, socket, subprocess, threading, time
 from pathlib import Path
 
 from lab import tls
 from lab.lab import DOMAIN, GATEWAY, GATEWAY6, SLOW, wait_until, wg
-from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, standard_pair
+from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, read_exactly, standard_pair
 
 
 def setup(lab):
@@ -30,8 +30,8 @@ def ask(lab, label="alpha1-8080", **options):
         return client.recv_all().split(b"\r\n\r\n")[1]
 
 
-def works(lab):
-    equal(ask(lab), b"alpha1\n", "a new connection")
+def works(lab, label="alpha1-8080"):
+    equal(ask(lab, label), label.split("-")[0].encode() + b"\n", "a new connection")
 
 
 def alive(pairs):
@@ -318,45 +318,80 @@ def _(lab):
             lab.wait_healthy()
 
 
-@topic.row("out of descriptors: accept backs off without spinning, those served go on, later ones are served when there is room")
+def use_up(lab, port, count, reason, allowed):
+    """So many connections, of which only some are served at once. @allowed: alerts that the others may get."""
+    pid = lab.processes()["worker 0"]
+    hello = tls.records(tls.client_hello(tls.sni(f"alpha1-{port}s.{DOMAIN}")))
+    with listening(lab, "alpha1", port) as listener:
+        clients = [lab.connect() for _ in range(count)]
+        for client in clients:
+            client.sendall(hello)
+        wait_until(lambda: counters(lab).get(reason, 0) >= 1, 5, f"{reason} is counted")
+        ticks = lambda: sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        before = ticks()
+        time.sleep(2)                   # a stretch of time in which a busy loop would show
+        used = (ticks() - before) / os.sysconf("SC_CLK_TCK") / 2
+        expect(used < 0.5, f"the worker uses {used:.0%} of a core while it waits")
+        served = []
+        listener.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                served.append(accept(listener))
+        expect(4 <= len(served) < count, f"{len(served)} connections are served at once")
+        for sock in served:
+            equal(read_exactly(sock, len(hello)), hello, "at the CVM")
+            sock.close()
+        # There is room now, and more with each that ends.
+        listener.settimeout(LIMIT)
+        rest = threading.Thread(target=accept_and_close, args=(listener,), daemon=True)
+        rest.start()
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_WR)
+        ends = [tls.drain(client) for client in clients]
+        for client in clients:
+            client.close()
+        listener.shutdown(socket.SHUT_RDWR)
+        rest.join(LIMIT)
+    expect(all(ended != "open" for _, ended in ends), "all connections have ended")
+    alerts = {tls.alert_of(data) for data, _ in ends}
+    expect(alerts <= {None, *allowed}, f"what the clients were told: {alerts}")
+    equal(lab.processes()["worker 0"], pid, "the worker")
+    works(lab)
+
+
+def accept_and_close(listener):
+    with contextlib.suppress(OSError):
+        while True:
+            accept(listener).close()
+
+
+@topic.row("more clients than the limit of descriptors allows: some are served, the others wait for their turn", seconds=60)
 def _(lab):
     lab.stop()
-    lab.start(["prlimit", "--nofile=64:64"], Gateway={"Workers": 1})
+    lab.start(["prlimit", "--nofile=312:312"], Gateway={"Workers": 1})
     try:
         lab.wait_healthy()
-        pid = lab.processes()["worker 0"]
-        pairs = []
-        with listening(lab, "alpha1", 7504) as listener:
-            hello = tls.records(tls.client_hello(tls.sni(f"alpha1-7504s.{DOMAIN}")))
-            clients = [lab.connect() for _ in range(64)]
-            for client in clients:
-                client.sendall(hello)
-            wait_until(lambda: counters(lab).get("no-descriptors", 0) >= 1, 5, "it is counted")
-            ticks = lambda: sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
-            before = ticks()
-            time.sleep(2)               # a stretch of time in which a loop would show
-            used = (ticks() - before) / os.sysconf("SC_CLK_TCK") / 2
-            expect(used < 0.5, f"the worker uses {used:.0%} of a core while it waits")
-            listener.settimeout(0.2)
-            served = []
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    served.append(accept(listener))
-            expect(8 <= len(served) < 64, f"{len(served)} connections are served at once")
-            listener.settimeout(LIMIT)
-            for sock in served:
-                sock.close()            # the CVM ends them, the clients then do, and there is room
-            for client in clients:
-                client.shutdown(1)
-            for _ in range(64 - len(served)):
-                accept(listener).close()
-            for client in clients:
-                client.close()
-        equal(lab.processes()["worker 0"], pid, "the worker")
-        works(lab)
+        use_up(lab, 7504, 48, "connection-limit", [])
     finally:
         lab.stop()
         lab.start()
+        lab.wait_healthy()
+
+
+@topic.row("descriptors run out all the same (EMFILE): accept backs off without spinning, then goes on", seconds=60)
+def _(lab):
+    lab.restart(Gateway={"Workers": 1})
+    try:
+        lab.wait_healthy()
+        worker = lab.processes()["worker 0"]
+        held = max(int(path.name) for path in Path(f"/proc/{worker}/fd").iterdir())
+        # As the same user: root may lack CAP_SYS_RESOURCE, in a container for one.
+        subprocess.run(["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "prlimit", "--pid", str(worker),
+                        f"--nofile={held + 40}:{held + 40}"], check=True)
+        use_up(lab, 7505, 64, "no-descriptors", ["internal_error"])
+    finally:
+        lab.restart()
         lab.wait_healthy()
 
 
@@ -364,7 +399,7 @@ def _(lab):
 def _(lab):
     conf = lab.directory / "wireguard.conf"
     lab.wireguard = True
-    text = lab.configuration(Gateway={"RunDir": lab.directory / "run-wg", "StateDir": lab.directory / "state-wg",
+    text = lab.configuration(Gateway={"Listen": f"{GATEWAY}:4443", "RunDir": lab.directory / "run-wg", "StateDir": lab.directory / "state-wg",
                                       "BpfDir": "/sys/fs/bpf/phala-wg"})
     lab.wireguard = False
     conf.write_text(text)

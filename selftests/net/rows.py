@@ -19,13 +19,12 @@ class Topic:
 
     def here(self, lab, pattern):
         """The rows that mean something in this lab, and match."""
-        places = {None, "wireguard" if lab.wireguard else "external", "sanitized" if lab.sanitized else "optimised"}
-        if os.environ.get("PHALA_GUEST"):
-            places.add("guest")
+        places = {None, "wireguard" if lab.wireguard else "external", "sanitized" if lab.sanitized else "optimised",
+                  "guest" if os.environ.get("PHALA_GUEST") else "native"}
         return [row for row in self.rows if row[2] in places and fnmatch.fnmatch(f"{self.name}: {row[0]}", pattern)]
 
-    def row(self, name, only=None, seconds=30, **arguments):
-        """Decorates a function. @only: "wireguard", "external", "guest", "optimised": it has no meaning elsewhere."""
+    def row(self, name, /, only=None, seconds=30, **arguments):
+        """Decorates a function. @only: "wireguard", "external", "guest", "native", "optimised": not elsewhere."""
         def keep(function):
             self.rows.append((name, lambda lab: function(lab, **arguments), only, seconds))
             return function

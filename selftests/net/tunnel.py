@@ -150,11 +150,8 @@ def _(lab):
     try:
         for jump in (86400, -86400, 7200, -400):
             time.clock_settime(time.CLOCK_REALTIME, base + (time.monotonic() - begin) + jump)
-            for _ in range(3):
-                # The manager reads handshakes each second: let it look three times.
-                seen = lab.json("map", "dump", "gateway")[0]["health_age_s"]
-                wait_until(lambda: lab.json("map", "dump", "gateway")[0]["health_age_s"] <= seen, 3, "health is refreshed")
-                time.sleep(1.1)
+            time.sleep(2.2)             # the manager looks each second: let it look twice
+            expect(lab.json("map", "dump", "gateway")[0]["health_age_s"] < 2, "health is refreshed")
             equal([lab.health(name) for name in lab.cvms], ["healthy"] * 3, f"health after a jump of {jump} s")
             equal(alive([(client, cvm)]), [True], "the connection")
             works(lab)
@@ -166,7 +163,7 @@ def _(lab):
 
 @topic.row("health freezes when the manager is gone, and after ManagerGrace nothing new is routed; the holder keeps serving")
 def _(lab):
-    lab.restart(Gateway={"ManagerGrace": f"{max(2, SLOW):.0f}s"})
+    lab.restart(Gateway={"ManagerGrace": f"{2 + SLOW / 4:.0f}s"})
     for cvm in lab.cvms.values():
         cvm.handshake()
     lab.wait_healthy()
@@ -221,8 +218,8 @@ def _(lab):
     with lab.gateway.inside():
         equal(open("/proc/sys/net/ipv4/ip_forward").read(), "1\n", "ip_forward")
     with hostile(lab, "alpha1") as cvm, Capture(victim.ns, "beta1", f"{victim.address}/32", ethernet=False) as capture:
-        expect(reaches(lab.gateway, victim.address, 8080), "the gateway itself reaches beta1")
-        expect(capture.packets(), "and the capture sees it")
+        works(lab, "beta1-8080")
+        expect(capture.packets(), "the capture sees what a worker sends")
         expect(not reaches(cvm.ns, victim.address, 8080), "TCP to beta1")
         udp = cvm.ns.socket(kind=socket.SOCK_DGRAM)
         for _ in range(3):
@@ -321,8 +318,13 @@ def _(lab):
 def _(lab):
     # A device of another kind in its place: phalad must not touch it, and has no tunnel meanwhile.
     with Capture(lab.gateway, "n0", "10.0.0.0/8") as nic, Capture(lab.gateway, "u0", "10.0.0.0/8") as underlay:
+        # The manager would be quicker than we are: it sees nothing while this happens.
+        manager = lab.processes()["manager"]
+        os.kill(manager, signal.SIGSTOP)
         lab.gateway.ip("link del wg0\nlink add wg0 type dummy\n")
+        os.kill(manager, signal.SIGCONT)
         try:
+            wait_until(lambda: not lab.json("map", "dump", "gateway")[0]["tunnel_ifindex"], 5, "phalad knows it has no tunnel")
             for label in ("alpha1-8080", "alpha1-443s"):
                 with lab.connect() as sock:
                     sock.sendall(tls.records(tls.client_hello(tls.sni(f"{label}.{DOMAIN}"))))
