@@ -73,6 +73,7 @@ enum ph_reason ph_dial_reason(int error)
 	case ENFILE:
 	case ENOBUFS:
 	case ENOMEM:
+	case ENOSPC:				/* fs.epoll.max_user_watches */
 	case EADDRNOTAVAIL:			/* no source port left towards this instance and port */
 	case EAGAIN:
 		return PH_REASON_NO_MEMORY;
