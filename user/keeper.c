@@ -36,6 +36,7 @@ static void end_all(struct ph_keeper *keeper)
 	struct ph_message message = { .type = PH_MESSAGE_END_ALL };
 	int err = ph_fanout_send(keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
 
+	ph_nics_end_all(keeper->nics);
 	if (err)
 		ph_log(PH_LOG_ERROR, "cannot tell workers to end their connections: %s", strerror(-err));
 }
@@ -56,6 +57,7 @@ static void publish_device(struct ph_keeper *keeper)
 	}
 	if (now)
 		ph_log(PH_LOG_INFO, "%s: interface %u is in use", interface, now);
+	ph_nics_ensure(keeper->nics, now);
 }
 
 static void publish_settings(struct ph_keeper *keeper)
@@ -139,6 +141,7 @@ static void end_instance(struct ph_ref ref, void *arg)
 
 	if (stale->count++ >= STALE_MAX)
 		return;
+	ph_nics_end_instance(stale->keeper->nics, ref);
 	err = ph_fanout_send(stale->keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
 	if (err)
 		ph_log(PH_LOG_ERROR, "cannot tell workers to end connections: %s", strerror(-err));
@@ -207,6 +210,11 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 		err = ph_guard_load(config->bpf_dir, &keeper->guard, error, error_size);
 	if (!err)
 		err = ph_device_new(&config->tunnel, keeper->guard, &keeper->device, error, error_size);
+	if (!err) {
+		err = ph_nics_new(config, &keeper->nics);
+		if (err)
+			snprintf(error, error_size, "rtnetlink: %s", strerror(-err));
+	}
 	if (!err)
 		err = reconcile_maps(keeper, error, error_size);
 	if (err)
@@ -247,6 +255,7 @@ void ph_keeper_free(struct ph_keeper *keeper)
 {
 	if (!keeper)
 		return;
+	ph_nics_free(keeper->nics);
 	ph_device_free(keeper->device);
 	ph_guard_free(keeper->guard);
 	ph_maps_free(keeper->maps);
@@ -309,6 +318,7 @@ void ph_keeper_tick(struct ph_keeper *keeper)
 	if (!ensure_device(keeper, device_error, sizeof(device_error)) ||
 	    keeper->config->tunnel.type == PH_TUNNEL_EXTERNAL)
 		read_health(keeper, device_error, sizeof(device_error));
+	ph_nics_ensure(keeper->nics, ph_device_state(keeper->device)->ifindex);
 	set_trouble(keeper, maps_error[0] ? maps_error : device_error);
 	write_seen(keeper);
 }
@@ -427,6 +437,7 @@ int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 	carry_out(keeper, "removing the peer", &cvm, ph_device_remove_peer(keeper->device, cvm.public_key));
 	message.ref.slot = cvm.slot;
 	message.ref.generation = cvm.generation;
+	message.count = ph_nics_end_instance(keeper->nics, message.ref);
 	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, done, arg);
 	if (err) {
 		keeper->mend_maps = true;		/* finds the slot, and ends its connections */
@@ -444,6 +455,14 @@ enum ph_health ph_keeper_health(const struct ph_keeper *keeper, const struct ph_
 
 	memcpy(id, cvm->instance_id, sizeof(id));
 	return ph_instance_health(keeper->maps->gateway, &keeper->maps->instances[cvm->slot], &ref, id, &address);
+}
+
+int ph_keeper_end_flow(struct ph_keeper *keeper, uint32_t slot, uint32_t generation, char *error, size_t error_size)
+{
+	if (ph_nics_end_flow(keeper->nics, slot, generation))
+		return 0;
+	snprintf(error, error_size, "there is no flow %u.%u", slot, generation);
+	return -ENOENT;
 }
 
 static void reloaded(const struct ph_message *message, const struct ph_fanout_result *result, void *arg)

@@ -27,6 +27,7 @@
 #define PH_APP_INSTANCES_MAX 64		/* instances of one app: one bit each in a mask */
 #define PH_DOMAINS_MAX 64		/* base domains */
 #define PH_LISTEN_MAX 16		/* listening addresses */
+#define PH_NICS_MAX 16			/* devices that clients come in on */
 #define PH_WORKERS_MAX 64		/* worker processes */
 #define PH_REASONS_MAX 128		/* counters a worker keeps; more than PH_REASON_COUNT, so that the ABI stays */
 
