@@ -19,6 +19,7 @@ from pathlib import Path
 from . import certs, netns, servers, tls
 
 SLOW = float(os.environ.get("PHALA_SLOW", "1"))
+KERNEL_PATH = os.environ.get("PHALA_PATH") == "kernel"       # passthrough by steer rather than by the relay
 DOMAIN = "gw.test"
 GATEWAY, GATEWAY6, CLIENT = "192.0.2.1", "2001:db8::1", "192.0.2.2"
 TUNNEL_GATEWAY = "10.0.0.1"
@@ -163,7 +164,8 @@ class Lab:
         """Text of a configuration; changes are Gateway={...}, Tunnel={...}, domain={...}; a value None takes a key out."""
         sections = {
             "Gateway": {"Listen": [f"{GATEWAY}:443", f"[{GATEWAY6}]:443"], "Workers": 2, "User": "nobody",
-                        "StateDir": self.directory / "state", "RunDir": self.directory / "run", "BpfDir": "/sys/fs/bpf/phala"},
+                        "StateDir": self.directory / "state", "RunDir": self.directory / "run", "BpfDir": "/sys/fs/bpf/phala",
+                        "Nic": "n0" if KERNEL_PATH else None},
             f"Domain {DOMAIN}": {"Certificate": self.certificate[0], "PrivateKey": self.certificate[1]},
             "Tunnel": {"Type": "wireguard", "Interface": "wg0", "PrivateKeyFile": self.key_file, "ListenPort": 51820,
                        "Address": f"{TUNNEL_GATEWAY}/24", "Endpoint": "198.51.100.1:51820"} if self.wireguard else
