@@ -66,6 +66,7 @@ enum ph_reason ph_dial_reason(int error)
 {
 	switch (-error) {
 	case ECONNREFUSED:
+	case ECONNRESET:			/* accepted and reset before we looked */
 		return PH_REASON_CVM_REFUSED;
 	case ETIMEDOUT:
 		return PH_REASON_CVM_TIMEOUT;

@@ -51,8 +51,8 @@ static void handle_signal(struct ph_source *source, uint32_t events)
 }
 
 /*
- * Each second; but with so many peers on so slow a machine that a tick takes longer than half of one, half of the time is
- * still for everything else. Return: 0 or -errno.
+ * Each second; but with so many peers on so slow a machine that a tick takes longer than half of one, half of the time
+ * is still for everything else. Return: 0 or -errno.
  */
 static int arm_timer(struct manager *manager, uint64_t took_ns)
 {

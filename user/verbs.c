@@ -126,9 +126,9 @@ static void removed(const struct ph_message *message, const struct ph_fanout_res
 	char names[1024], error[1280];
 
 	if (result->silent || result->failed) {
-		snprintf(error, sizeof(error), "%s is removed, but not all of its connections may have ended: no answer from %s",
-			 removal->instance,
-			 ph_fanout_names(result->silent | result->failed, names, sizeof(names)));
+		snprintf(error, sizeof(error),
+			 "%s is removed, but not all of its connections may have ended: no answer from %s",
+			 removal->instance, ph_fanout_names(result->silent | result->failed, names, sizeof(names)));
 		reply(removal->client, ph_control_error(-ETIMEDOUT, error));
 	} else {
 		reply(removal->client, ph_control_removed(removal->instance, message->count + result->count));
