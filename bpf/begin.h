@@ -114,8 +114,9 @@ static __always_inline int begin_note(const struct packet *p, const struct optio
 	if (!o->times_at)
 		return -1;
 	store->client_time = option_word(o, o->times_at);
+	store->client_echo = option_word(o, o->times_at + 4);
 	/* Its echo must be of the gateway's clock as we know it, else continuing that clock would go wrong. */
-	return clock_ms() + store->time_offset - option_word(o, o->times_at + 4) < BEGIN_ECHO_MS ? 0 : -1;
+	return clock_ms() + 1 + store->time_offset - store->client_echo < BEGIN_ECHO_MS ? 0 : -1;
 }
 
 /* The hello is whole, or not yet: what becomes of the packet that brought the last piece? Under the flow's lock. */

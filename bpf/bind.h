@@ -222,7 +222,7 @@ static __always_inline enum ph_reason bind_options(const struct ph_steer *steer,
 						   const struct options *o, struct ph_flow *flow,
 						   const struct ph_hello_store *store)
 {
-	__u32 mss = o->mss ? o->mss : TCP_MSS_DEFAULT, scale = o->scale < 0 ? 0 : o->scale;
+	__u32 mss = o->mss ? o->mss : TCP_MSS_DEFAULT, scale = o->scale < 0 ? 0 : o->scale, now;
 	struct ph_splice *splice = &flow->splice;
 
 	if (mss < TCP_MSS_DEFAULT)
@@ -230,7 +230,11 @@ static __always_inline enum ph_reason bind_options(const struct ph_steer *steer,
 	if (splice->flags & PH_FLOW_TIMESTAMPS) {
 		if (!o->times_at)
 			return PH_REASON_CVM_NO_TIMESTAMPS;
-		splice->time_to_client = clock_ms() + store->time_offset - option_word(o, o->times_at);
+		/* BPF's clock may be a little behind the stack's: the client must not see its time run backwards. */
+		now = clock_ms() + store->time_offset;
+		if (seq_after(store->client_echo, now))
+			now = store->client_echo;
+		splice->time_to_client = now - option_word(o, o->times_at);
 	}
 	splice->cvm_mtu = steer->tunnel_mtu;
 	if (mss + PH_MSS_OVERHEAD < steer->tunnel_mtu)

@@ -290,7 +290,8 @@ static json_t *worker_object(uint32_t index, const struct ph_worker *worker, uin
 		age = json_real(now_ns > beat_ns ? (double)(now_ns - beat_ns) / NS_PER_S : 0);
 	return json_pack("{s:i, s:i, s:i, s:o, s:I, s:I}", "index", (int)index, "pid", (int)worker->pid, "active",
 			 (int)worker->active, "heartbeat_age_s", age, "bytes_from_clients",
-			 (json_int_t)worker->bytes_from_clients, "bytes_from_cvms", (json_int_t)worker->bytes_from_cvms);
+			 (json_int_t)worker->bytes_from_clients, "bytes_from_cvms",
+			 (json_int_t)worker->bytes_from_cvms);
 }
 
 static json_t *workers_array(const struct ph_maps *maps, uint64_t now_ns)
@@ -352,10 +353,10 @@ static json_t *tunnel_object(const struct ph_tunnel *tunnel, const struct ph_dev
 char *ph_control_status(const struct ph_control_status *status)
 {
 	return answer(json_pack(
-		"{s:s, s:i, s:I, s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "version", PH_VERSION, "pid", (int)getpid(),
-		"uptime_s", (json_int_t)((status->now_ns - status->started_ns) / NS_PER_S), "workers",
-		workers_array(status->maps, status->now_ns), "tunnel", tunnel_object(status->tunnel, status->device), "cvms",
-		(int)status->cvms, "apps", (int)status->apps, "healthy", (int)status->healthy, "draining",
+		"{s:s, s:i, s:I, s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "version", PH_VERSION, "pid",
+		(int)getpid(), "uptime_s", (json_int_t)((status->now_ns - status->started_ns) / NS_PER_S), "workers",
+		workers_array(status->maps, status->now_ns), "tunnel", tunnel_object(status->tunnel, status->device),
+		"cvms", (int)status->cvms, "apps", (int)status->apps, "healthy", (int)status->healthy, "draining",
 		(int)status->draining, "counters", counters_object(status->maps), "guard", guard_object(status->guard),
 		"trouble", status->trouble[0] ? json_string(status->trouble) : json_null()));
 }

@@ -88,9 +88,11 @@ static int set_key_and_port(struct ph_device *device, char *error, size_t error_
 		err = ph_wg_set_device(device->wg, config->interface, key, config->listen_port);
 	explicit_bzero(key, sizeof(key));
 	if (err == -EADDRINUSE)
-		return fail(err, error, error_size, "%s: UDP port %u is in use", config->interface, config->listen_port);
+		return fail(err, error, error_size, "%s: UDP port %u is in use", config->interface,
+			    config->listen_port);
 	if (err)
-		return fail(err, error, error_size, "%s: cannot set key and port: %s", config->interface, strerror(-err));
+		return fail(err, error, error_size, "%s: cannot set key and port: %s", config->interface,
+			    strerror(-err));
 	device->state.has_key = true;
 	device->state.listen_port = config->listen_port;
 	return 0;
@@ -156,7 +158,8 @@ static int configure(struct ph_device *device, char *error, size_t error_size)
 	return 0;
 out:
 	if (err == -EADDRINUSE)
-		return fail(err, error, error_size, "%s: UDP port %u is in use", config->interface, config->listen_port);
+		return fail(err, error, error_size, "%s: UDP port %u is in use", config->interface,
+			    config->listen_port);
 	return fail(err, error, error_size, "%s: %s: %s", config->interface, what, strerror(-err));
 }
 
@@ -188,8 +191,8 @@ static int find_external(struct ph_device *device, char *error, size_t error_siz
 	state->up = info.up;
 	state->mtu = info.mtu;
 	if (err == -ENODEV)
-		return fail(err, error, error_size, "%s does not exist, and with Type = external phalad does not make it",
-			    interface);
+		return fail(err, error, error_size,
+			    "%s does not exist, and with Type = external phalad does not make it", interface);
 	return err ? fail(err, error, error_size, "%s: %s", interface, strerror(-err)) : 0;
 }
 

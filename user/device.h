@@ -40,8 +40,8 @@ int ph_device_new(const struct ph_tunnel *config, struct ph_guard *guard, struct
 void ph_device_free(struct ph_device *device);
 
 /*
- * Is the device there, and is it as ph_device_ensure() left it? The state's ifindex becomes 0 when it is gone, or another
- * one has its name. Return: 1, 0, or -errno when it cannot be known.
+ * Is the device there, and is it as ph_device_ensure() left it? The state's ifindex becomes 0 when it is gone, or
+ * another one has its name. Return: 1, 0, or -errno when it cannot be known.
  */
 int ph_device_look(struct ph_device *device);
 

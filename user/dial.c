@@ -66,6 +66,7 @@ enum ph_reason ph_dial_reason(int error)
 {
 	switch (-error) {
 	case ECONNREFUSED:
+	case ECONNRESET:			/* accepted and reset before we looked */
 		return PH_REASON_CVM_REFUSED;
 	case ETIMEDOUT:
 		return PH_REASON_CVM_TIMEOUT;
@@ -73,6 +74,7 @@ enum ph_reason ph_dial_reason(int error)
 	case ENFILE:
 	case ENOBUFS:
 	case ENOMEM:
+	case ENOSPC:				/* fs.epoll.max_user_watches */
 	case EADDRNOTAVAIL:			/* no source port left towards this instance and port */
 	case EAGAIN:
 		return PH_REASON_NO_MEMORY;

@@ -61,6 +61,7 @@ struct holder {
 	int config_fd;
 	bool fresh;
 	enum state state;
+	bool reload;				/* certificates are to be read anew, and the manager does not know */
 	int status;
 	int64_t stop_ms;			/* when patience with the stopping ends */
 	char control_path[PATH_MAX + 16];
@@ -129,7 +130,8 @@ static int make_ticket_secret(int *ret_fd)
 
 	if (fd < 0)
 		return -errno;
-	if (getrandom(secret, sizeof(secret), 0) != sizeof(secret) || write(fd, secret, sizeof(secret)) != sizeof(secret) ||
+	if (getrandom(secret, sizeof(secret), 0) != sizeof(secret) ||
+	    write(fd, secret, sizeof(secret)) != sizeof(secret) ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
 		err = -errno;
 	explicit_bzero(secret, sizeof(secret));
@@ -201,7 +203,7 @@ __attribute__((noreturn)) static void become(const struct holder *holder, int pl
 	const struct child *child = &holder->children[place];
 	const char *argv[16];
 	size_t used = 0;
-	sigset_t none;
+	sigset_t blocked;
 	int argc = 0;
 
 	/* The signal is lost if the parent is dead by now: look once more. */
@@ -209,8 +211,10 @@ __attribute__((noreturn)) static void become(const struct holder *holder, int pl
 		_exit(1);
 	setpgid(0, 0);					/* a terminal's interrupt is for the holder alone */
 	unsetenv("NOTIFY_SOCKET");
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	sigemptyset(&blocked);
+	if (place == MANAGER)
+		sigaddset(&blocked, SIGHUP);		/* until it can take one, a reload waits */
+	sigprocmask(SIG_SETMASK, &blocked, NULL);
 
 	for (int i = 0; i < fd_count; i++) {
 		fcntl(fds[i], F_SETFD, 0);
@@ -325,7 +329,8 @@ static void log_end(const char *name, pid_t pid, int status, int64_t delay_ms, b
 	char how[64], then[48] = "";
 
 	if (WIFSIGNALED(status))
-		snprintf(how, sizeof(how), "was killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+		snprintf(how, sizeof(how), "was killed by signal %d (%s)", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)));
 	else
 		snprintf(how, sizeof(how), "ended with status %d", WEXITSTATUS(status));
 	if (again && delay_ms)
@@ -380,6 +385,15 @@ static void reap(struct holder *holder)
 	}
 }
 
+/* A manager that is about to start gets it then. */
+static void forward_reload(struct holder *holder)
+{
+	pid_t manager = holder->children[MANAGER].pid;
+
+	if (holder->reload && manager && !kill(manager, SIGHUP))
+		holder->reload = false;
+}
+
 static void read_signals(struct holder *holder)
 {
 	struct signalfd_siginfo info;
@@ -391,12 +405,12 @@ static void read_signals(struct holder *holder)
 			stop(holder, 0);
 			break;
 		case SIGHUP:
-			if (holder->children[MANAGER].pid)
-				kill(holder->children[MANAGER].pid, SIGHUP);
+			holder->reload = true;
 			break;
 		}
 	}
 	reap(holder);					/* SIGCHLD may stand for several */
+	forward_reload(holder);
 }
 
 static void read_ready(struct holder *holder, int place)
@@ -456,6 +470,7 @@ static void run(struct holder *holder)
 	while (holder->state != STOPPING) {
 		int timeout = restart(holder);
 
+		forward_reload(holder);
 		polls[0] = (struct pollfd){ .fd = holder->signal_fd, .events = POLLIN };
 		for (int i = 0; i < holder->child_count; i++)
 			polls[1 + i] = (struct pollfd){ .fd = holder->children[i].ready_fd, .events = POLLIN };
@@ -489,7 +504,8 @@ static void stop_children(struct holder *holder)
 		if (!alive)
 			return;
 		if (left <= 0 && !killed) {
-			ph_log(PH_LOG_WARNING, "%d processes did not stop within %d ms: killed", alive, STOP_TIMEOUT_MS);
+			ph_log(PH_LOG_WARNING, "%d processes did not stop within %d ms: killed", alive,
+			       STOP_TIMEOUT_MS);
 			signal_all(holder, SIGKILL);
 			killed = true;
 		}

@@ -11,8 +11,8 @@
 #include "config.h"
 
 /*
- * The descriptors that a role finds in its --fds, by place. Workers: channel, ticket, ready, then the listening sockets;
- * manager: control, ready, then a channel per worker.
+ * The descriptors that a role finds in its --fds, by place. Workers: channel, ticket, ready, then the listening
+ * sockets; manager: control, ready, then a channel per worker.
  */
 enum ph_worker_fd {
 	PH_WORKER_FD_CHANNEL,

@@ -315,10 +315,11 @@ void ph_keeper_tick(struct ph_keeper *keeper)
 
 void ph_keeper_check_device(struct ph_keeper *keeper)
 {
-	char error[256] = "";
+	char error[256];
 
-	ensure_device(keeper, error, sizeof(error));
-	set_trouble(keeper, error);
+	/* That all is well again is for the tick to say, which looks at everything. */
+	if (ensure_device(keeper, error, sizeof(error)))
+		set_trouble(keeper, error);
 }
 
 /* After the registry has changed, nothing is undone: what failed is logged, and done again from the registry. */

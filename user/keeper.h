@@ -64,7 +64,7 @@ int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *inst
 int ph_keeper_drain(struct ph_keeper *keeper, const char *instance_id, bool drain, struct ph_cvm *ret_cvm, char *error,
 		    size_t error_size);
 
-/* @done is called once all workers have ended its connections, or some did not answer; never if this returns an error. */
+/* @done is called once all workers have ended its connections, or some did not answer; never after an error. */
 int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
 		     void *arg, char *error, size_t error_size);

@@ -191,8 +191,8 @@ static int check(const struct ph_config *config, const char *path)
 }
 
 /*
- * The same before a start, so that a mistake in a file is found before anything is touched. In a process of its own: the
- * holder is to read no certificate and no key. Return: true when all is well, else the error is logged.
+ * The same before a start, so that a mistake in a file is found before anything is touched. In a process of its own:
+ * the holder is to read no certificate and no key. Return: true when all is well, else the error is logged.
  */
 static bool is_checked(const struct ph_config *config)
 {

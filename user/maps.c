@@ -23,6 +23,7 @@
 #include "state.skel.h"
 
 #define BPFFS "/sys/fs/bpf"
+#define GUARD_PIN "ph_guard"			/* bpf/guard.bpf.c's */
 #define WALK_BATCH 1024
 
 __attribute__((format(printf, 4, 5))) static int fail(int err, char *error, size_t size, const char *format, ...)
@@ -64,7 +65,8 @@ static int prepare_dir(const char *dir, char *error, size_t error_size)
 	if (!strncmp(dir, BPFFS, len) && (!dir[len] || dir[len] == '/') && !is_bpffs(BPFFS) &&
 	    mount("bpf", BPFFS, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700")) {
 		err = -errno;
-		return fail(err, error, error_size, "no bpffs at " BPFFS ", and mounting one failed: %s", strerror(-err));
+		return fail(err, error, error_size, "no bpffs at " BPFFS ", and mounting one failed: %s",
+			    strerror(-err));
 	}
 	if (mkdir(dir, 0700) && errno != EEXIST) {
 		err = -errno;
@@ -136,8 +138,8 @@ static int check_version(int fd, const struct bpf_map *map, const char *dir, cha
 	__u32 len = sizeof(info), zero = 0, version = 0;
 	void *value;
 
-	if (bpf_obj_get_info_by_fd(fd, &info, &len) || info.type != BPF_MAP_TYPE_ARRAY || info.key_size != sizeof(zero) ||
-	    info.value_size < sizeof(version) || info.value_size > 4096)
+	if (bpf_obj_get_info_by_fd(fd, &info, &len) || info.type != BPF_MAP_TYPE_ARRAY ||
+	    info.key_size != sizeof(zero) || info.value_size < sizeof(version) || info.value_size > 4096)
 		return fail(-ESTALE, error, error_size, "%s/ph_gateway is not a map of phalad's", dir);
 	value = calloc(1, info.value_size);
 	if (!value)
@@ -194,20 +196,28 @@ static int pin(struct bpf_map *map, const char *dir, char *error, size_t error_s
 	return err ? fail(err, error, error_size, "%s: cannot pin: %s", path, strerror(-err)) : 0;
 }
 
-static int unpin(struct bpf_object *obj, const char *dir, char *error, size_t error_size)
+static int unpin_one(const char *dir, const char *name, char *error, size_t error_size)
 {
 	char path[PATH_MAX];
+	int err = pin_path(path, dir, name);
+
+	if (!err && unlink(path) && errno != ENOENT)
+		err = -errno;
+	return err ? fail(err, error, error_size, "%s/%s: cannot unpin: %s", dir, name, strerror(-err)) : 0;
+}
+
+/* ph_gateway is the first: what is left by a removal cut short has no version, and is replaced. */
+static int unpin(struct bpf_object *obj, const char *dir, char *error, size_t error_size)
+{
 	struct bpf_map *map;
+	int err = 0;
 
-	/* ph_gateway is the first: what is left by a removal cut short has no version, and is replaced. */
 	bpf_object__for_each_map(map, obj) {
-		if (pin_path(path, dir, bpf_map__name(map)) || (unlink(path) && errno != ENOENT)) {
-			int err = -errno;
-
-			return fail(err, error, error_size, "%s: cannot unpin: %s", path, strerror(-err));
-		}
+		err = unpin_one(dir, bpf_map__name(map), error, error_size);
+		if (err)
+			break;
 	}
-	return 0;
+	return err;
 }
 
 int ph_maps_unpin(const char *dir, char *error, size_t error_size)
@@ -221,7 +231,7 @@ int ph_maps_unpin(const char *dir, char *error, size_t error_size)
 		return fail(-errno, error, error_size, "the maps' description: %s", strerror(errno));
 	err = unpin(skel->obj, dir, error, error_size);
 	ph_state_bpf__destroy(skel);
-	return err;
+	return err ? err : unpin_one(dir, GUARD_PIN, error, error_size);
 }
 
 static int load_failed(int err, char *error, size_t error_size)
@@ -476,8 +486,8 @@ int ph_maps_find_domain(const struct ph_maps *maps, const char *name, uint32_t *
 }
 
 /*
- * A hundred thousand ids: by batches, which copy whole buckets, so that the visitor may change the map as it likes. What
- * comes into a bucket that was passed is not seen.
+ * A hundred thousand ids: by batches, which copy whole buckets, so that the visitor may change the map as it likes.
+ * What comes into a bucket that was passed is not seen.
  */
 int ph_maps_each_id(const struct ph_maps *maps,
 		    int (*visit)(const struct ph_id_key *key, const struct ph_id *value, void *arg), void *arg)

@@ -33,12 +33,15 @@ struct ph_maps {
  * What adopted maps hold is left as it is. A creation that was cut short leaves pins but no ph_gateway, which is pinned
  * last: such pins are replaced.
  *
- * Return: 0, -ESTALE when maps of another ABI version or layout are pinned there (they are left alone), -EPERM, -ENOTSUP
- * when the kernel lacks something (@error says what and which kernel has it), or -errno.
+ * Return: 0, -ESTALE when maps of another ABI version or layout are pinned there (they are left alone), -EPERM,
+ * -ENOTSUP when the kernel lacks something (@error says what and which kernel has it), or -errno.
  */
 int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size);
 
-/* Removes the pins of these maps from @dir, of whatever version, and nothing else. Return: 0, also for none, or -errno. */
+/*
+ * Removes the pins of these maps and of the guard's counters from @dir, of whatever version, and nothing else. Return:
+ * 0, also when there were none, or -errno.
+ */
 int ph_maps_unpin(const char *dir, char *error, size_t error_size);
 
 /**
@@ -59,8 +62,8 @@ int ph_maps_remove_id(struct ph_maps *maps, const char *id);
 int ph_maps_set_domain(struct ph_maps *maps, const char *name, uint32_t index);
 int ph_maps_remove_domain(struct ph_maps *maps, const char *name);
 /*
- * Writes a slot so that no reader can take a half-written one for whole. Where the slot has this generation already, only
- * state and handshake are stored, and no reader sees it gone for a moment.
+ * Writes a slot so that no reader can take a half-written one for whole. Where the slot has this generation already,
+ * only state and handshake are stored, and no reader sees it gone for a moment.
  */
 void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_instance *instance);
 void ph_maps_free_instance(struct ph_maps *maps, uint32_t slot);

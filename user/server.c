@@ -127,8 +127,8 @@ static void next_line(struct ph_client *client)
 }
 
 /*
- * Sends what there is; once it has gone out, makes more of it, or takes the next line: one step a turn, so that neither a
- * long answer nor many requests stop the others. After a step there is something to send, or a request under way.
+ * Sends what there is; once it has gone out, makes more of it, or takes the next line: one step a turn, so that neither
+ * a long answer nor many requests stop the others. After a step there is something to send, or a request under way.
  */
 static void proceed(struct ph_client *client)
 {

@@ -44,8 +44,8 @@ void ph_server_sweep(struct ph_server *server);
 void ph_client_send(struct ph_client *client, const char *bytes, size_t len);
 
 /*
- * The answer is long: go on with it in calls.more(), with @data. It is free()d when the answer is done, or after the client
- * has gone, but never within a call of calls.more().
+ * The answer is long: go on with it in calls.more(), with @data. It is free()d when the answer is done, or after the
+ * client has gone, but never within a call of calls.more().
  */
 void ph_client_more(struct ph_client *client, void *data);
 

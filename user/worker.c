@@ -388,8 +388,11 @@ static int start(struct worker *worker)
 	}
 	stats = &worker->maps->workers[args->index];
 	err = ph_connections_init(&worker->connections, worker->config, worker->maps, stats, &worker->events);
-	if (!err)
-		err = open_certificates(worker);
+	if (err) {
+		ph_log(PH_LOG_ERROR, "%s", strerror(-err));
+		return err;
+	}
+	err = open_certificates(worker);
 	if (!err)
 		err = open_signals(worker);
 	if (!err)
@@ -472,7 +475,9 @@ int ph_worker_main(const struct ph_config *config, const struct ph_worker_args *
 	worker->args = args;
 	worker->signal_fd = -1;
 	err = ph_events_init(&worker->events);
-	if (!err)
+	if (err)
+		ph_log(PH_LOG_ERROR, "epoll: %s", strerror(-err));
+	else
 		err = start(worker);
 	if (!err)
 		err = say_ready(args->ready_fd);

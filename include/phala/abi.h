@@ -239,6 +239,7 @@ struct ph_hello_store {
 	__u32 tried[PH_BIND_TRIES_MAX];	/* generations of the instances that had their turn */
 	__u32 tries;
 	__u32 client_time;		/* TSval of the hello */
+	__u32 client_echo;		/* TSecr: the last TSval that the client had of the gateway */
 	__u32 time_offset;		/* of the gateway's TSval to the client */
 	__u32 gateway_scale;
 	__u32 client_isn;

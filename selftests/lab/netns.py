@@ -5,9 +5,10 @@ own_world() gives this process a mount and a network namespace of its own, so th
 devices, pins in bpffs, names in /etc/hosts) is seen by the machine, and all of it goes with the last process, even
 after a kill -9.
 """
-import contextlib, ctypes, os, socket, subprocess
+import contextlib, ctypes, os, signal, socket, subprocess
 
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
+PR_SET_PDEATHSIG = 1
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,8 +70,10 @@ class Netns:
             return subprocess.run([str(word) for word in argv], **options)
 
     def start(self, argv, **options):
+        """A process that does not outlive this one."""
+        options = {"stdin": subprocess.DEVNULL, "preexec_fn": lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL), **options}
         with self.inside():
-            return subprocess.Popen([str(word) for word in argv], **{"stdin": subprocess.DEVNULL, **options})
+            return subprocess.Popen([str(word) for word in argv], **options)
 
     def sysctl(self, name, value):
         with self.inside(), open("/proc/sys/" + name.replace(".", "/"), "w") as file:

@@ -143,7 +143,7 @@ def postgres(ns, directory, build, certificate):
     settings = {"listen_addresses": "*", "port": 5432, "ssl": "on", "ssl_cert_file": home / "server.crt",
                 "ssl_key_file": home / "server.key", "unix_socket_directories": "", "fsync": "off", "autovacuum": "off",
                 "max_worker_processes": 0, "shared_buffers": "16MB"}
-    argv = [*AS_POSTGRES, PG_BIN / "postgres", "-D", home / "data"]
+    argv = [*AS_POSTGRES, "--pdeathsig=SIGKILL", PG_BIN / "postgres", "-D", home / "data"]
     for name, value in settings.items():
         argv += ["-c", f"{name}={value}"]
     with open(directory / "postgres.log", "w") as log:

@@ -227,6 +227,7 @@ def _(lab):
         cvm.ns.run(["ping", "-c", "2", "-i", "0.2", "-W", "1", victim.address])
         theirs = [packet for packet in capture.packets() if packet[12:16] == socket.inet_aton(cvm.address)]
         equal(theirs, [], "packets from alpha1 that beta1 saw")
+    expect(sum(row["count"] for row in lab.json("map", "dump", "guard")) > 0, "what was refused is counted")
 
 
 @topic.row("a CVM that tries reaches nothing past the gateway: no packet arrives at the client", only="wireguard")

@@ -60,7 +60,8 @@ static const struct {
 	{ "an instance that is not UTF-8", "{\"verb\":\"cvm show\",\"instance\":\"\xff\"}", "not JSON" },
 	{ "a drain that is a string", "{\"verb\":\"cvm drain\",\"instance\":\"a\",\"drain\":\"true\"}", "drain" },
 	{ "a drain that is a number", "{\"verb\":\"cvm drain\",\"instance\":\"a\",\"drain\":1}", "drain" },
-	{ "a key of 45 characters", "{\"verb\":\"cvm add\",\"app\":\"a\",\"instance\":\"b\",\"public_key\":\"" KEY "=\"}", "44" },
+	{ "a key of 45 characters",
+	  "{\"verb\":\"cvm add\",\"app\":\"a\",\"instance\":\"b\",\"public_key\":\"" KEY "=\"}", "44" },
 	{ "a number too large", "{\"verb\":99999999999999999999}", "not JSON" },
 };
 
@@ -113,7 +114,8 @@ static void test_large(void)
 
 	memset(line, ' ', PH_CONTROL_LINE_MAX + 1);
 	memcpy(line, "{\"verb\":\"status\"}", 17);
-	ktap_ok(!ph_control_parse(line, PH_CONTROL_LINE_MAX, &request, error, sizeof(error)), "taken: 64 KiB, most of it blank");
+	ktap_ok(!ph_control_parse(line, PH_CONTROL_LINE_MAX, &request, error, sizeof(error)),
+		"taken: 64 KiB, most of it blank");
 	ktap_ok(ph_control_parse(line, PH_CONTROL_LINE_MAX + 1, &request, error, sizeof(error)) == -EINVAL &&
 			strstr(error, "65536"),
 		"refused: a byte more");
@@ -176,8 +178,9 @@ static void test_answers(void)
 	answer = read_answer(ph_control_cvm(&cvm));
 	result = json_object_get(answer, "result");
 	ktap_ok(json_is_true(json_object_get(answer, "ok")) && !strcmp(text_of(result, "app"), "shop") &&
-			!strcmp(text_of(result, "instance"), "shop1") && !strcmp(text_of(result, "address"), "10.1.2.3") &&
-			!strcmp(text_of(result, "state"), "ready") && !strcmp(text_of(result, "endpoint"), "[2001:db8::7]:51820"),
+			!strcmp(text_of(result, "instance"), "shop1") &&
+			!strcmp(text_of(result, "address"), "10.1.2.3") && !strcmp(text_of(result, "state"), "ready") &&
+			!strcmp(text_of(result, "endpoint"), "[2001:db8::7]:51820"),
 		"a CVM's ids, address, state and endpoint");
 	ktap_ok(json_integer_value(json_object_get(result, "handshake_age_s")) == 12 &&
 			json_integer_value(json_object_get(result, "rx_bytes")) == 5000000000 &&
@@ -194,8 +197,10 @@ static void test_answers(void)
 	cvm.health = PH_HEALTH_NEVER;
 	answer = read_answer(ph_control_cvm(&cvm));
 	result = json_object_get(answer, "result");
-	ktap_ok(!strcmp(text_of(result, "state"), "draining") && json_is_null(json_object_get(result, "handshake_age_s")) &&
-			json_is_null(json_object_get(result, "endpoint")) && json_is_string(json_object_get(result, "health")),
+	ktap_ok(!strcmp(text_of(result, "state"), "draining") &&
+			json_is_null(json_object_get(result, "handshake_age_s")) &&
+			json_is_null(json_object_get(result, "endpoint")) &&
+			json_is_string(json_object_get(result, "health")),
 		"what is not known is null");
 	json_decref(answer);
 
@@ -215,7 +220,8 @@ static void test_answers(void)
 	tunnel.endpoint[0] = 0;
 	answer = read_answer(ph_control_added(&cvm, &tunnel, &device));
 	result = json_object_get(answer, "result");
-	ktap_ok(json_is_null(json_object_get(result, "gateway_public_key")) && json_is_null(json_object_get(result, "endpoint")),
+	ktap_ok(json_is_null(json_object_get(result, "gateway_public_key")) &&
+			json_is_null(json_object_get(result, "endpoint")),
 		"with an external tunnel there is no key to tell");
 	json_decref(answer);
 }
@@ -250,7 +256,8 @@ static void test_status(void)
 			json_integer_value(json_object_get(worker, "pid")) == 42 &&
 			json_integer_value(json_object_get(worker, "active")) == 3 &&
 			json_number_value(json_object_get(worker, "heartbeat_age_s")) == 1.0 &&
-			json_is_null(json_object_get(json_array_get(json_object_get(result, "workers"), 1), "heartbeat_age_s")),
+			json_is_null(json_object_get(json_array_get(json_object_get(result, "workers"), 1),
+						     "heartbeat_age_s")),
 		"status: the workers that are in use");
 	ktap_ok(json_object_size(counters) == PH_REASON_COUNT &&
 			json_integer_value(json_object_get(counters, "accepted")) == 111,

@@ -355,7 +355,7 @@ static void send_until_blocked(struct lab *lab, bool by_client)
 	size_t before = 0;
 
 	peer->send_len = BYTES;
-	for (int still = 0; still < 50 && peer->sent < BYTES; still++) {
+	for (int still = 0; still < 250 && peer->sent < BYTES; still++) {
 		struct pollfd wait = { .fd = by_client ? SSL_get_fd(lab->client) : lab->cvm, .events = POLLOUT };
 		size_t done = 0;
 		ssize_t sent;

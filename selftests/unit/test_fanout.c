@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * fanout: messages to three workers, who are played here: they answer, refuse, keep silent, lie, and have full channels.
+ * fanout: messages to three workers, who are played here: they answer, refuse, keep silent, lie, have full channels.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -82,10 +82,12 @@ static void test_answers(void)
 {
 	struct ph_message got[WORKERS];
 
-	ktap_ok(!send_out(PH_MESSAGE_END_INSTANCE, NULL, 0) && seen.sent == 1 && !seen.done, "a message goes out to all at once");
+	ktap_ok(!send_out(PH_MESSAGE_END_INSTANCE, NULL, 0) && seen.sent == 1 && !seen.done,
+		"a message goes out to all at once");
 	for (int i = 0; i < WORKERS; i++)
 		got[i] = find(i);
-	ktap_ok(got[0].type == PH_MESSAGE_END_INSTANCE && got[0].ref.slot == 3 && got[2].serial == got[0].serial && got[0].serial,
+	ktap_ok(got[0].type == PH_MESSAGE_END_INSTANCE && got[0].ref.slot == 3 && got[2].serial == got[0].serial &&
+			got[0].serial,
 		"each finds it, with a serial");
 	answer(0, PH_MESSAGE_DONE, got[0].serial, 5, "");
 	turn();
@@ -103,7 +105,8 @@ static void test_answers(void)
 	ktap_ok(!seen.done, "what is no answer is none");
 	answer(2, PH_MESSAGE_DONE, got[0].serial, 7, "");
 	turn();
-	ktap_ok(seen.done == 1 && seen.result.count == 18 && !seen.result.silent && !seen.result.failed && seen.message.ref.slot == 3,
+	ktap_ok(seen.done == 1 && seen.result.count == 18 && !seen.result.silent && !seen.result.failed &&
+			seen.message.ref.slot == 3,
 		"all have answered: their counts are summed");
 	answer(2, PH_MESSAGE_DONE, got[0].serial, 7, "");
 	turn();
@@ -197,7 +200,8 @@ static void test_full(void)
 		queued++;
 	send_out(PH_MESSAGE_END_INSTANCE, NULL, 0);
 	ktap_ok(queued && !seen.sent, "while a channel is full, it is not said to be sent");
-	ktap_ok(find(0).type == PH_MESSAGE_END_INSTANCE && find(2).type == PH_MESSAGE_END_INSTANCE, "the others have it");
+	ktap_ok(find(0).type == PH_MESSAGE_END_INSTANCE && find(2).type == PH_MESSAGE_END_INSTANCE,
+		"the others have it");
 	ph_fanout_retry(fanout);
 	ktap_ok(!seen.sent && !find(0).type, "trying again sends it to nobody twice");
 	for (; queued; queued--)

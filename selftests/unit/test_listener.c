@@ -79,13 +79,15 @@ static void test_open(void)
 	ktap_ok(option(fds[0], SOL_SOCKET, SO_ACCEPTCONN) == 1 && option(fds[1], IPPROTO_IPV6, IPV6_V6ONLY) == 1 &&
 			option(fds[0], SOL_SOCKET, SO_REUSEADDR) == 1,
 		"listening, with the options");
-	ktap_ok(option(fds[0], IPPROTO_TCP, TCP_DEFER_ACCEPT) == PH_DEFER_ACCEPT_S && option(fds[1], IPPROTO_TCP, TCP_MAXSEG) == 1380,
+	ktap_ok(option(fds[0], IPPROTO_TCP, TCP_DEFER_ACCEPT) == PH_DEFER_ACCEPT_S &&
+			option(fds[1], IPPROTO_TCP, TCP_MAXSEG) == 1380,
 		"deferred, with the tunnel's MSS");
-	ktap_ok(fcntl(fds[0], F_GETFL) & O_NONBLOCK && fcntl(fds[0], F_GETFD) & FD_CLOEXEC, "not blocking, closed on exec");
+	ktap_ok(fcntl(fds[0], F_GETFL) & O_NONBLOCK && fcntl(fds[0], F_GETFD) & FD_CLOEXEC,
+		"not blocking, closed on exec");
 	ktap_ok(read_somaxconn() == PH_LISTEN_BACKLOG, "somaxconn is raised");
 	err = ph_listener_open(config, more, error, sizeof(error));
-	ktap_ok(err == -EADDRINUSE && more[0] == -7 && strstr(error, "0.0.0.0:4430"), "in use: an error that says where (%s)",
-		error);
+	ktap_ok(err == -EADDRINUSE && more[0] == -7 && strstr(error, "0.0.0.0:4430"),
+		"in use: an error that says where (%s)", error);
 	close(fds[0]);
 	close(fds[1]);
 	free(config);
@@ -101,7 +103,8 @@ static void test_open(void)
 	free(config);
 	config = configure(1, foreign);
 	err = ph_listener_open(config, fds, error, sizeof(error));
-	ktap_ok(err == -EADDRNOTAVAIL && strstr(error, "192.0.2.77:4430"), "an address of nobody here is an error (%s)", error);
+	ktap_ok(err == -EADDRNOTAVAIL && strstr(error, "192.0.2.77:4430"), "an address of nobody here is an error (%s)",
+		error);
 	free(config);
 }
 
@@ -160,11 +163,12 @@ static void test_handed_over(void)
 		hand_over(sockets, count, NULL);
 		err = ph_listener_open(config, fds, error, sizeof(error));
 		if (handed[row].word) {
-			ktap_ok(err == -EINVAL && strstr(error, handed[row].word), "handed over: %s: refused (%s)", handed[row].name,
-				error);
+			ktap_ok(err == -EINVAL && strstr(error, handed[row].word), "handed over: %s: refused (%s)",
+				handed[row].name, error);
 			continue;
 		}
-		ktap_ok(!err && fds[0] == 4 && fds[1] == 3, "handed over: %s: taken, each in its place", handed[row].name);
+		ktap_ok(!err && fds[0] == 4 && fds[1] == 3, "handed over: %s: taken, each in its place",
+			handed[row].name);
 		ktap_ok(option(4, SOL_SOCKET, SO_ACCEPTCONN) == 1 && option(4, IPPROTO_TCP, TCP_MAXSEG) == 1380 &&
 				fcntl(4, F_GETFD) & FD_CLOEXEC && fcntl(4, F_GETFL) & O_NONBLOCK,
 			"and prepared as if opened here");
@@ -208,7 +212,8 @@ static void test_control(void)
 	ktap_ok(err == -ENOENT && strstr(error, path), "where it cannot be made the error says where");
 	memset(path, 'x', sizeof(path) - 1);
 	path[sizeof(path) - 1] = 0;
-	ktap_ok(ph_listener_open_control(path, &fd, error, sizeof(error)) == -ENAMETOOLONG, "a path too long is refused");
+	ktap_ok(ph_listener_open_control(path, &fd, error, sizeof(error)) == -ENAMETOOLONG,
+		"a path too long is refused");
 }
 
 static void test_notify(void)

@@ -70,15 +70,16 @@ static void test_create(void)
 	int err;
 
 	err = ph_maps_create("/tmp", &maps, error, sizeof(error));
-	ktap_ok(err == -EINVAL && !maps && strstr(error, "/tmp is not on a bpffs"), "a directory that is on no bpffs is refused");
+	ktap_ok(err == -EINVAL && !maps && strstr(error, "/tmp is not on a bpffs"),
+		"a directory that is on no bpffs is refused");
 	err = ph_maps_open(dir, -1, &maps, error, sizeof(error));
 	ktap_ok(err == -ENOENT && !maps && strstr(error, "has not run"), "nothing to open before the first start");
 
 	err = create(&maps);
 	if (!ktap_ok(!err && maps, "the maps are created, and the directory (%s)", error))
 		return;
-	ktap_ok(is_pinned("ph_gateway") && is_pinned("ph_instances") && is_pinned("ph_ids") && is_pinned("ph_domains") &&
-			is_pinned("ph_workers"),
+	ktap_ok(is_pinned("ph_gateway") && is_pinned("ph_instances") && is_pinned("ph_ids") &&
+			is_pinned("ph_domains") && is_pinned("ph_workers"),
 		"all five are pinned");
 	ktap_ok(maps->gateway->abi_version == PH_ABI_VERSION, "ph_gateway says the version");
 	maps->gateway->health_now_ns = 7;
@@ -103,8 +104,8 @@ static void test_hashes(void)
 	if (!ktap_ok(!create(&maps), "adopted again"))
 		return;
 	ktap_ok(ph_maps_find_id(maps, key.id, &got) == -ENOENT, "an id that is not there is ENOENT");
-	ktap_ok(!ph_maps_set_id(maps, key.id, &value) && !ph_maps_find_id(maps, key.id, &got) && got.refs[0].slot == 3 &&
-			got.refs[0].generation == 4,
+	ktap_ok(!ph_maps_set_id(maps, key.id, &value) && !ph_maps_find_id(maps, key.id, &got) &&
+			got.refs[0].slot == 3 && got.refs[0].generation == 4,
 		"an id is found as it was set");
 	ktap_ok(ph_maps_remove_id(maps, none.id) == -ENOENT, "removing what is not there is ENOENT");
 	ktap_ok(!ph_maps_set_domain(maps, "example.com", 5) && !ph_maps_find_domain(maps, "example.com", &index) &&
@@ -112,7 +113,8 @@ static void test_hashes(void)
 		"a domain is found as it was set");
 	ktap_ok(ph_maps_find_domain(maps, "example.org", &index) == -ENOENT && index == 5,
 		"another domain is ENOENT and sets nothing");
-	ktap_ok(!ph_maps_remove_domain(maps, "example.com") && ph_maps_find_domain(maps, "example.com", &index) == -ENOENT,
+	ktap_ok(!ph_maps_remove_domain(maps, "example.com") &&
+			ph_maps_find_domain(maps, "example.com", &index) == -ENOENT,
 		"a domain is removed");
 	ph_maps_free(maps);
 }
@@ -154,10 +156,12 @@ static void test_walk(void)
 	ktap_ok(!err && walk.count == 1001, "a walk sees every id once (%d of 1001)", walk.count);
 	walk.count = 0;
 	walk.stop_at = 10;
-	ktap_ok(ph_maps_each_id(walk.maps, visit, &walk) == 42 && walk.count == 10, "a walk ends when the visitor says so");
+	ktap_ok(ph_maps_each_id(walk.maps, visit, &walk) == 42 && walk.count == 10,
+		"a walk ends when the visitor says so");
 	walk = (struct walk){ .maps = walk.maps, .remove_every = 1 };
 	err = ph_maps_each_id(walk.maps, visit, &walk);
-	ktap_ok(!err && walk.count == 1001, "a walk that removes what it visits sees every id once (%d of 1001)", walk.count);
+	ktap_ok(!err && walk.count == 1001, "a walk that removes what it visits sees every id once (%d of 1001)",
+		walk.count);
 	walk = (struct walk){ .maps = walk.maps };
 	err = ph_maps_each_id(walk.maps, visit, &walk);
 	ktap_ok(!err && !walk.count, "then there are none");
@@ -181,11 +185,13 @@ static void test_versions(void)
 
 	maps->gateway->abi_version = PH_ABI_VERSION + 1;
 	ph_maps_free(maps);
-	ktap_ok(create(&maps) == -ESTALE && !maps && strstr(error, "version"), "another version is refused (%s)", error);
+	ktap_ok(create(&maps) == -ESTALE && !maps && strstr(error, "version"), "another version is refused (%s)",
+		error);
 	ktap_ok(ph_maps_open(dir, -1, &maps, error, sizeof(error)) == -ESTALE && !maps, "... by readers too");
 	ktap_ok(is_pinned("ph_gateway") && is_pinned("ph_ids") && is_pinned("ph_workers"), "... and is left alone");
-	ktap_ok(!pin_other("somebody", 8) && !ph_maps_unpin(dir, error, sizeof(error)) && !is_pinned("ph_gateway") &&
-			!is_pinned("ph_ids") && is_pinned("somebody"),
+	ktap_ok(!pin_other("somebody", 8) && !pin_other("ph_guard", 8) && !ph_maps_unpin(dir, error, sizeof(error)) &&
+			!is_pinned("ph_gateway") && !is_pinned("ph_ids") && !is_pinned("ph_guard") &&
+			is_pinned("somebody"),
 		"unpinning takes ours and nobody else's");
 	ktap_ok(!ph_maps_unpin(dir, error, sizeof(error)), "unpinning nothing is no error");
 	err = create(&maps);
@@ -277,7 +283,8 @@ static int read_along(struct ph_maps *maps, volatile int *stop, int *ret_seen)
 	int wrong = 0, seen = 0;
 
 	while (!*stop) {
-		struct ph_ref ref = { .slot = 1, .generation = ((volatile struct ph_instance *)maps->instances)[1].generation };
+		struct ph_ref ref = { .slot = 1,
+				      .generation = ((volatile struct ph_instance *)maps->instances)[1].generation };
 		struct ph_instance expected = sample(ref.generation);
 		__be32 address;
 
@@ -317,8 +324,8 @@ static void test_concurrent(void)
 	}
 	shared->stop = 1;
 	waitpid(pid, NULL, 0);
-	ktap_ok(!shared->wrong && shared->seen, "%d reads during %d changes of owner never mixed two of them up", shared->seen,
-		WRITES);
+	ktap_ok(!shared->wrong && shared->seen, "%d reads during %d changes of owner never mixed two of them up",
+		shared->seen, WRITES);
 	munmap(shared, 4096);
 	ph_maps_free(maps);
 }

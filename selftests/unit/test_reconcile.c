@@ -237,15 +237,18 @@ static void test_changes(void)
 	err = reconcile(&done);
 	ktap_ok(!err && stale_count == 1 && stale[0].slot == 5 && stale[0].generation == 12,
 		"an instance whose generation is another's now is stale");
-	ktap_ok(maps.instances[5].generation == 22 && !maps.instances[5].handshake_ns, "and its handshake is not the new one's");
-	ktap_ok(find("alpha")->refs[1].generation == 22 && find("alpha2")->refs[0].generation == 22, "ids lead to the new one");
+	ktap_ok(maps.instances[5].generation == 22 && !maps.instances[5].handshake_ns,
+		"and its handshake is not the new one's");
+	ktap_ok(find("alpha")->refs[1].generation == 22 && find("alpha2")->refs[0].generation == 22,
+		"ids lead to the new one");
 	ktap_ok(!find("strange"), "an id that nobody has is removed");
 
 	row_count = 1;					/* only alpha1 is left */
 	maps.instances[7].generation = 5;		/* and somebody was being removed when the manager died */
 	err = reconcile(&done);
 	ktap_ok(!err && stale_count == 3 && done.apps == 1, "whoever is gone is stale, also who was half gone");
-	ktap_ok(id_count == 2 && find("alpha") && find("alpha")->count == 1 && !find("beta") && !find("alpha2"), "ids are gone");
+	ktap_ok(id_count == 2 && find("alpha") && find("alpha")->count == 1 && !find("beta") && !find("alpha2"),
+		"ids are gone");
 	ktap_ok(!maps.instances[5].generation && !maps.instances[2].generation && !maps.instances[7].generation &&
 			maps.instances[0].generation == 11,
 		"slots are free, but for the one that is left");
@@ -270,7 +273,8 @@ static void test_one_by_one(void)
 	apps = done.apps;
 	one = *row("gamma", "gamma1", 3, 41);
 	two = *row("gamma", "gamma2", 4, 42);
-	ktap_ok(!apps && !ph_reconcile_add(&maps, &one, true, &apps) && !ph_reconcile_add(&maps, &two, true, &apps) && apps == 1,
+	ktap_ok(!apps && !ph_reconcile_add(&maps, &one, true, &apps) && !ph_reconcile_add(&maps, &two, true, &apps) &&
+			apps == 1,
 		"two are added to an app");
 	reconcile(&done);
 	ktap_ok(!writes && done.apps == 1, "as if all had been reconciled");
@@ -290,8 +294,10 @@ static void test_one_by_one(void)
 	rows[0] = rows[1];
 	row_count = 1;
 	reconcile(&done);
-	ktap_ok(stale_count == 1 && stale[0].generation == 41, "a manager that starts then knows whose connections must end");
-	ktap_ok(!ph_reconcile_remove(&maps, &two, &apps) && !apps && !find("gamma"), "with the last one the app is gone");
+	ktap_ok(stale_count == 1 && stale[0].generation == 41,
+		"a manager that starts then knows whose connections must end");
+	ktap_ok(!ph_reconcile_remove(&maps, &two, &apps) && !apps && !find("gamma"),
+		"with the last one the app is gone");
 	ktap_ok(!ph_reconcile_remove(&maps, &two, &apps) && !apps, "removing it again is no error");
 }
 
@@ -311,7 +317,8 @@ static void test_many(void)
 	apps = done.apps;
 	ktap_ok(!err && find("many")->count == PH_APP_INSTANCES_MAX, "an app may have 64 instances");
 	row("many", "many64", 64, 164);
-	ktap_ok(ph_reconcile_add(&maps, &rows[64], true, &apps) == -EMLINK && find("many")->count == PH_APP_INSTANCES_MAX,
+	ktap_ok(ph_reconcile_add(&maps, &rows[64], true, &apps) == -EMLINK &&
+			find("many")->count == PH_APP_INSTANCES_MAX,
 		"but not one more, added by itself");
 	ktap_ok(reconcile(&done) == -EMLINK, "nor with all");
 }

@@ -76,7 +76,7 @@ static void set_up(struct lab *lab)
 /* Kernels would else take megabytes before a sender feels that nobody reads. */
 static void set_up_small(struct lab *lab)
 {
-	const int small = 16384;
+	const int small = 65536;
 
 	set_up(lab);
 	setsockopt(lab->cvm, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
@@ -313,7 +313,7 @@ static size_t send_until_blocked(struct lab *lab, struct peer *client)
 {
 	int still = 0;
 
-	while (still < 50 && client->sent < client->send_len) {
+	while (still < 250 && client->sent < client->send_len) {
 		struct pollfd writable = { .fd = client->fd, .events = POLLOUT };
 		ssize_t done;
 

@@ -137,7 +137,8 @@ static void test_details(void)
 	ktap_ok(!ph_roster_set(roster, &one) && entry->present && entry->rx_bytes == 3 && entry->cvm.draining,
 		"what is known of the peer stays while generation and key do");
 	one = cvm(5, 9, 78);
-	ktap_ok(!ph_roster_set(roster, &one) && !entry->present && !entry->rx_bytes, "with another key it is forgotten");
+	ktap_ok(!ph_roster_set(roster, &one) && !entry->present && !entry->rx_bytes,
+		"with another key it is forgotten");
 	one = cvm(PH_INSTANCES_MAX, 1, 79);
 	ktap_ok(ph_roster_set(roster, &one) == -EINVAL, "there is no slot 65536");
 	one = cvm(6, 0, 79);

@@ -199,7 +199,8 @@ static void test_long(void)
 	say(other, "echo meanwhile\n");
 	ktap_ok(!strcmp(hear(other), "meanwhile\n"), "a long answer that is not read stops nobody");
 	while (got < total + 1 && rounds++ < 10000) {
-		ssize_t now = recv(fd, bytes, got + sizeof(bytes) > total + 1 ? total + 1 - got : sizeof(bytes), MSG_DONTWAIT);
+		ssize_t now = recv(fd, bytes, got + sizeof(bytes) > total + 1 ? total + 1 - got : sizeof(bytes),
+				   MSG_DONTWAIT);
 
 		if (now <= 0) {
 			settle();
