@@ -117,7 +117,8 @@ static const struct verb {
 	  "NAME", "what would happen to a connection for that name, and why",
 	  "Reads the pinned maps with the code that workers use, and changes nothing: works whether phalad runs\n"
 	  "or not.\n"
-	  "Exits with 0 when the connection would be routed, with 1 when it would be refused.\n"
+	  "Exits with 0 when the connection would be routed, with 1 when it would be refused. For a passthrough name\n"
+	  "PATH is whether it would stay in the kernel, and if not, why.\n"
 	  "\n"
 	  "  phalactl route shop-8080.example.com\n" },
 	{ "flow", "list", ph_ctl_flow_list, NULL, 0, BIT(OPTION_APP) | BIT(OPTION_INSTANCE) | BIT(OPTION_NUMBER),
@@ -126,6 +127,23 @@ static const struct verb {
 	  "`flow show` and `flow kill` take, IDLE the time since the last packet either way. A flow that is over stays\n"
 	  "for some seconds, and REASON is why it ended; one whose PATH is `relay` was left to a worker, and REASON is\n"
 	  "why. Of the connections that workers carry only the number is told.\n" },
+	{ "flow", "show", ph_ctl_flow_show, "FLOW", 0, 0,
+	  "SLOT[.GENERATION] | CLIENT:PORT", "all about one flow: options, sequence numbers, timestamps",
+	  "Sequence numbers are as the client knows them; `plus` is what they, and timestamps, grow by on the way.\n"
+	  "\n"
+	  "  phalactl flow show 192.0.2.2:40000\n" },
+	{ "flow", "kill", ph_ctl_flow_kill, "FLOW", 0, 0,
+	  "SLOT.GENERATION", "end a flow, with RST at both ends",
+	  "The generation keeps it from hitting another connection, which may have the slot by now.\n" },
+	{ "flow", "watch", ph_ctl_flow_watch, NULL, 0, BIT(OPTION_NUMBER) | BIT(OPTION_SECONDS),
+	  "[--count N] [--seconds N]", "a line for each flow that begins, ends, or is declined",
+	  "Until it is interrupted, has shown N, or that many seconds are over. One can watch at a time. What comes\n"
+	  "faster than it is read is lost, but counted (`status`). With --json each line is a document.\n" },
+	{ "detach", NULL, ph_ctl_detach, NULL, 0, BIT(OPTION_PINS),
+	  "[--pins]", "take the kernel path off all devices",
+	  "For when phalad is not to come back: it stays attached without it. Flows that are spliced are cut;\n"
+	  "what others have attached stays, and so does the guard of the tunnel device. A phalad that runs puts\n"
+	  "it back.\n" },
 };
 
 void ph_ctl_say(const char *format, ...)
