@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of the end-to-end tests, and the few words they are written in."""
-import contextlib, fnmatch, os, threading
+import collections, contextlib, fnmatch, os, threading
 
 from lab import lab as the_lab, tls
 from lab.lab import DOMAIN, SLOW
@@ -103,11 +103,13 @@ def read_exactly(sock, size):
 
 
 def counters(lab):
-    """What the workers have counted, by reason."""
-    total = {}
+    """What workers and kernel path have counted, by reason; a passthrough connection is one, whichever carries it."""
+    total = collections.Counter()
     for worker in lab.json("map", "dump", "workers"):
-        for reason, count in worker["counters"].items():
-            total[reason] = total.get(reason, 0) + count
+        total.update(worker["counters"])
+    if the_lab.KERNEL_PATH:
+        total.update(lab.json("map", "dump", "reasons"))
+        total["routed-passthrough"] += total["spliced"]
     return total
 
 
