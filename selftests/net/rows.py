@@ -108,7 +108,7 @@ def counters(lab):
     for worker in lab.json("map", "dump", "workers"):
         total.update(worker["counters"])
     if the_lab.KERNEL_PATH:
-        total.update(lab.json("map", "dump", "reasons"))
+        total.update({row["reason"]: row["count"] for row in lab.json("map", "dump", "reasons")})
         total["routed-passthrough"] += total["spliced"]
     return total
 
