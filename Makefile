@@ -54,6 +54,7 @@ CTL_OBJ := $(CTL_SRC:%.c=$(BUILD)/%.o)
 BPF_OBJ := $(BPF_SRC:bpf/%.bpf.c=$(BUILD_TOP)/bpf/%.bpf.o)
 SKEL := $(BPF_OBJ:.bpf.o=.skel.h)
 UNIT_BIN := $(UNIT_SRC:selftests/unit/%.c=$(BUILD)/unit/%)
+STEER_BIN := $(BUILD)/steer/stand $(BUILD)/steer/loss.bpf.o
 FUZZ_BIN := $(FUZZ_SRC:selftests/fuzz/%.c=$(BUILD)/fuzz/%)
 
 .DELETE_ON_ERROR:
@@ -102,7 +103,15 @@ $(BUILD)/tools/%: $(BUILD)/tools/%.o
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Tests
-tests: $(UNIT_BIN) $(FUZZ_BIN)
+tests: $(UNIT_BIN) $(FUZZ_BIN) $(STEER_BIN)
+
+$(BUILD)/steer/stand: $(BUILD)/selftests/steer/stand.o $(BUILD)/libphala.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/steer/%.bpf.o: selftests/steer/%.bpf.c
+	@mkdir -p $(@D)
+	$(CLANG) $(BPF_CFLAGS) -c -o $@ $<
 
 $(BUILD)/unit/%: $(BUILD)/selftests/unit/%.o $(BUILD)/libphala.a
 	@mkdir -p $(@D)

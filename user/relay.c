@@ -23,7 +23,7 @@ void ph_relay_init(struct ph_relay *relay)
 }
 
 /* Return: bytes that left, 0 when the sink takes nothing now, -1 when it failed. */
-static ssize_t drain(struct ph_relay_way *flow, struct ph_end *sink)
+static ssize_t drain(struct ph_stream *flow, struct ph_end *sink)
 {
 	ssize_t moved;
 
@@ -64,7 +64,7 @@ static ssize_t copy(struct ph_end *source, struct ph_end *sink, const struct ph_
 }
 
 /* Return: bytes read, 0 at the end of the stream, -EBUSY or -EPIPE for the sink's sake, or -errno of the source. */
-static ssize_t fill(struct ph_relay_way *flow, struct ph_end *source, struct ph_end *sink, struct ph_relay_means *means)
+static ssize_t fill(struct ph_stream *flow, struct ph_end *source, struct ph_end *sink, struct ph_relay_means *means)
 {
 	ssize_t moved;
 
@@ -77,7 +77,7 @@ static ssize_t fill(struct ph_relay_way *flow, struct ph_end *source, struct ph_
 	return moved;
 }
 
-static enum pump_result pump(struct ph_relay_way *flow, struct ph_end *source, struct ph_end *sink,
+static enum pump_result pump(struct ph_stream *flow, struct ph_end *source, struct ph_end *sink,
 			     struct ph_relay_means *means, __u64 *bytes)
 {
 	ssize_t moved;
@@ -113,7 +113,7 @@ static enum pump_result pump(struct ph_relay_way *flow, struct ph_end *source, s
 }
 
 /* The last thing in a direction. The very last of both is left to close(), which sends the same FIN. */
-static void pass_fin(struct ph_relay_way *flow, const struct ph_relay_way *other, const struct ph_end *sink)
+static void pass_fin(struct ph_stream *flow, const struct ph_stream *other, const struct ph_end *sink)
 {
 	if (!flow->ended || flow->in_pipe || flow->finished)
 		return;
@@ -122,7 +122,7 @@ static void pass_fin(struct ph_relay_way *flow, const struct ph_relay_way *other
 		shutdown(sink->fd, SHUT_WR);
 }
 
-static enum pump_result run_flow(struct ph_relay_way *flow, const struct ph_relay_way *other, struct ph_end *source,
+static enum pump_result run_flow(struct ph_stream *flow, const struct ph_stream *other, struct ph_end *source,
 				 struct ph_end *sink, struct ph_relay_means *means, __u64 *bytes)
 {
 	enum pump_result result = pump(flow, source, sink, means, bytes);
@@ -154,7 +154,7 @@ enum ph_progress ph_relay_run(struct ph_relay *relay, struct ph_end *client, str
 	return to_cvm == PUMP_AGAIN || to_client == PUMP_AGAIN ? PH_PROGRESS_AGAIN : PH_PROGRESS_WAIT;
 }
 
-static void close_flow(struct ph_relay_way *flow, struct ph_relay_means *means)
+static void close_flow(struct ph_stream *flow, struct ph_relay_means *means)
 {
 	if (flow->in_pipe)
 		ph_pipe_close(&flow->pipe);	/* never another connection's bytes */

@@ -31,7 +31,7 @@ enum ph_progress {
 };
 
 /* One direction. */
-struct ph_relay_way {
+struct ph_stream {
 	struct ph_pipe pipe;			/* none while it is empty */
 	uint32_t in_pipe;			/* bytes */
 	bool ended;				/* a FIN was read */
@@ -39,7 +39,7 @@ struct ph_relay_way {
 };
 
 struct ph_relay {
-	struct ph_relay_way to_cvm, to_client;
+	struct ph_stream to_cvm, to_client;
 };
 
 /* What a worker's relays share. */

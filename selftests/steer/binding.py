@@ -14,8 +14,8 @@ class FakeCvm:
     """Packets from and to an address that no kernel has, behind cvm2's device."""
     def __init__(self, place, address=FAKE):
         self.place, self.address, ns = place, address, place.cvms[1].ns
-        place.gateway.ip(f"neigh replace {address} lladdr {mac_of(ns, 't0').hex(':')} dev t0\n")
-        self.wire = Wire(ns, "t0", mac_of(place.gateway, "t0"))
+        place.lead(address, place.cvms[1])
+        self.wire = Wire(ns, "t0", None if place.wireguard else mac_of(place.gateway, place.tunnel))
 
     def next(self, timeout=1.5, want=lambda segment: True):
         deadline = time.monotonic() + timeout * SLOW
@@ -228,7 +228,7 @@ def unreachable(place):
     cvm.ns.ip("route replace unreachable 10.64.0.67\n")
     cvm.ns.sysctl("net.ipv4.ip_forward", 1)
     cvm.ns.sysctl("net.ipv4.icmp_ratelimit", 0)
-    place.gateway.ip(f"neigh replace 10.64.0.67 lladdr {mac_of(cvm.ns, 't0').hex(':')} dev t0\n")
+    place.lead("10.64.0.67", cvm)
     place.register([("pair", "cvm1", 0), ("pair", "unreachable", "10.64.0.67")])
     before = place.stand.reasons()
     connected(place, "pair-s.phala.test", 1.0)

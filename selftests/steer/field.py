@@ -4,7 +4,9 @@
       192.0.2.0/24               10.0.0.0/24 | 10.64.0.0/16
     client ───────────── gateway ─────────────┬── cvm1  10.64.0.1
        c0 .2           n0 .1   t0 10.0.0.1    ├── cvm2  10.64.0.2
-                         stand             fabric br0 ...
+                         stand             fabric, a bridge
+
+With WireGuard the bridge carries 198.51.100.0/24, and the gateway's wg0 and each CVM's t0 are WireGuard devices over it.
 
 The listener stands in for phalad: it answers every connection that comes up to it with the word RELAY and what it read.
 """
@@ -143,13 +145,34 @@ def mac_of(ns, interface):
     return bytes.fromhex(re.search(r"link/ether (\S+)", shown)[1].replace(":", ""))
 
 
+def has_wireguard():
+    """Asked in a network namespace of our own."""
+    made = subprocess.run(["ip", "link", "add", "wgtest", "type", "wireguard"], capture_output=True).returncode == 0
+    subprocess.run(["ip", "link", "del", "wgtest"], capture_output=True)
+    return made
+
+
+def wg(*words, text=""):
+    return subprocess.run(["wg", *words], input=text, capture_output=True, text=True, check=True).stdout.strip()
+
+
 class Cvm:
     """Serves an echo on 443 and 8443."""
     def __init__(self, field, number):
-        self.name, self.address = f"cvm{number}", f"10.64.0.{number}"
+        self.name, self.address, self.number = f"cvm{number}", f"10.64.0.{number}", number
         self.ns = netns.Netns(self.name)
-        field.fabric.ip(f"link add {self.name} type veth peer name t0 netns {self.name}\nlink set {self.name} master br0 up\n")
-        self.ns.ip(f"link set t0 up\naddr add {self.address}/32 dev t0\nroute add 10.0.0.0/24 dev t0\n")
+        device = "e0" if field.wireguard else "t0"
+        field.fabric.ip(f"link add {self.name} type veth peer name {device} netns {self.name}\n"
+                        f"link set {self.name} master br0 up\n")
+        if field.wireguard:
+            self.ns.ip(f"link set e0 up\naddr add 198.51.100.{10 + number}/24 dev e0\nlink add t0 type wireguard\n")
+            self.key = wg("genkey")
+            self.public = wg("pubkey", text=self.key)
+            field.set_wireguard(self.ns, "t0", f"private-key /dev/stdin listen-port 51820 peer {field.public} "
+                                f"endpoint 198.51.100.1:51820 allowed-ips 10.0.0.0/24 persistent-keepalive 25", self.key)
+            self.lead = [self.address]
+            field.allow(self)
+        self.ns.ip(f"link set t0 mtu {field.mtu} up\naddr add {self.address}/32 dev t0\nroute add 10.0.0.0/24 dev t0\n")
         self.accepted = 0
         for port in (443, 8443):
             self.serve(port, self.echo)
@@ -175,17 +198,40 @@ class Field:
         self.gateway, self.client = netns.Netns("gateway"), netns.Netns("client")
         self.client.ip(f"link add c0 type veth peer name n0 netns gateway\nlink set c0 up\naddr add {CLIENT}/24 dev c0\n"
                        f"route add default via {GATEWAY}\n")
-        self.fabric.ip("link add gw type veth peer name t0 netns gateway\nlink set gw master br0 up\n")
-        self.gateway.ip(f"link set n0 up\naddr add {GATEWAY}/24 dev n0\nlink set t0 mtu {mtu} up\naddr add 10.0.0.1/24 dev t0\n"
-                        "route add 10.64.0.0/16 dev t0\n")
+        self.wireguard = has_wireguard()
+        self.tunnel, device = ("wg0", "u0") if self.wireguard else ("t0", "t0")
+        self.fabric.ip(f"link add gw type veth peer name {device} netns gateway\nlink set gw master br0 up\n")
+        if self.wireguard:
+            self.key = wg("genkey")
+            self.public = wg("pubkey", text=self.key)
+            self.gateway.ip("link set u0 up\naddr add 198.51.100.1/24 dev u0\nlink add wg0 type wireguard\n")
+            self.set_wireguard(self.gateway, "wg0", "private-key /dev/stdin listen-port 51820", self.key)
+        self.gateway.ip(f"link set n0 up\naddr add {GATEWAY}/24 dev n0\nlink set {self.tunnel} mtu {mtu} up\n"
+                        f"addr add 10.0.0.1/24 dev {self.tunnel}\nroute add 10.64.0.0/16 dev {self.tunnel}\n")
         self.gateway.ip(f"neigh add {RAW} lladdr {mac_of(self.client, 'c0').hex(':')} dev n0\n")
         self.cvms = [Cvm(self, i + 1) for i in range(cvms)]
         self.listener = self.listen()
-        self.stand = Stand(self.gateway, build / "steer/stand", "/sys/fs/bpf/phala", "n0", "t0", "10.0.0.1/24", mtu, PORT, DOMAIN)
+        self.stand = Stand(self.gateway, build / "steer/stand", "/sys/fs/bpf/phala", "n0", self.tunnel, "10.0.0.1/24", mtu, PORT, DOMAIN)
         self.wire = rawtcp.Wire(self.client, "c0", mac_of(self.gateway, "n0"))
         self.sport, self.registered, self.lossy = 1023, [], []
         self.defaults = {(ns.name, name): self.sysctl(ns, name) for ns in self.namespaces() for name in SYSCTLS}
         self.restore()
+
+    def set_wireguard(self, ns, device, words, key=""):
+        done = ns.run(["wg", "set", device, *words.split()], input=key)
+        expect(not done.returncode, done.stderr)
+
+    def allow(self, cvm):
+        self.set_wireguard(self.gateway, "wg0", f"peer {cvm.public} endpoint 198.51.100.{10 + cvm.number}:51820 allowed-ips " +
+                           ",".join(f"{address}/32" for address in cvm.lead))
+
+    def lead(self, address, cvm):
+        """Packets to @address go to @cvm's device, and may come from there."""
+        if not self.wireguard:
+            self.gateway.ip(f"neigh replace {address} lladdr {mac_of(cvm.ns, 't0').hex(':')} dev t0\n")
+        elif address not in cvm.lead:
+            cvm.lead.append(address)
+            self.allow(cvm)
 
     def namespaces(self):
         return [self.client, self.gateway, *(cvm.ns for cvm in self.cvms)]
@@ -251,6 +297,7 @@ class Field:
         """A raw client, its handshake done."""
         self.sport = self.sport + 1 if self.sport < 60000 else 1024
         options.setdefault("sport", self.sport)
+        self.wire.drain()
         return rawtcp.Client(self.wire, RAW, GATEWAY, PORT, **options).handshake()
 
     def flow_of(self, port, source=CLIENT):

@@ -140,7 +140,7 @@ def narrow_tunnel(place):
     with place.connect(timeout=30) as sock:
         sock.sendall(HELLO)
         receive(sock, len(HELLO))
-        place.gateway.ip("link set t0 mtu 1280\n")
+        place.gateway.ip(f"link set {place.tunnel} mtu 1280\n")
         place.cvms[0].ns.ip("link set t0 mtu 1280\n")
         try:
             data = bytes(MIB)
@@ -149,8 +149,8 @@ def narrow_tunnel(place):
             equal(len(receive(sock, len(data))), len(data), "bytes back")
             sender.join()
         finally:
-            place.gateway.ip(f"link set t0 mtu {place.mtu}\n")
-            place.cvms[0].ns.ip("link set t0 mtu 1500\n")
+            place.gateway.ip(f"link set {place.tunnel} mtu {place.mtu}\n")
+            place.cvms[0].ns.ip(f"link set t0 mtu {place.mtu}\n")
     expect(place.stand.since(before).get("too-big"), f"counted {place.stand.since(before)}")
 
 

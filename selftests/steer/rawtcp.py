@@ -4,7 +4,7 @@
 It retransmits nothing and answers only when told, so whatever arrives did so without a retransmission. Every packet that
 comes in has its checksums computed from scratch, and its timestamps held against RFC 7323.
 """
-import os, random, select, socket, struct, time
+import contextlib, os, random, select, socket, struct, time
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 ETH_P_IP = 0x0800
@@ -28,14 +28,17 @@ def tcp_sum(source, to, segment):
 
 
 class Wire:
-    """A packet socket on @interface of @ns. Frames come with whether their TCP checksum is still to be completed."""
-    def __init__(self, ns, interface, peer_mac=None):
+    """
+    A packet socket on @interface of @ns. Frames come with whether their TCP checksum is still to be completed. @peer_mac is
+    None on a layer-3 device.
+    """
+    def __init__(self, ns, interface, peer_mac):
         self.sock = ns.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
         self.sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 25)
         self.sock.bind((interface, ETH_P_IP))
-        self.mac = self.sock.getsockname()[4]
-        self.peer = peer_mac or b"\xff" * 6
+        self.interface = interface
+        self.link = peer_mac + self.sock.getsockname()[4] + struct.pack("!H", ETH_P_IP) if peer_mac else b""
 
     def send(self, packet, gso=1368):
         """One that is over the MTU goes as a super-packet: its checksum is left to be completed."""
@@ -44,15 +47,21 @@ class Wire:
             headers = 20 + (packet[32] >> 4) * 4
             pseudo = internet_sum(packet[12:20] + struct.pack("!HH", 6, len(packet) - 20))
             packet = packet[:36] + struct.pack("!H", pseudo) + packet[38:]
-            header = struct.pack("=BBHHHH", NEEDS_CSUM, 1, 14 + headers, gso, 14 + 20, 16)
-        self.sock.send(header + self.peer + self.mac + struct.pack("!H", ETH_P_IP) + packet)
+            header = struct.pack("=BBHHHH", NEEDS_CSUM, 1, len(self.link) + headers, gso, len(self.link) + 20, 16)
+        self.sock.sendto(header + self.link + packet, (self.interface, ETH_P_IP))
 
     def receive(self, timeout):
         """(IP packet, checksum is partial) or None."""
         if not select.select([self.sock], [], [], timeout)[0]:
             return None
         frame = self.sock.recv(1 << 17)
-        return frame[24:], bool(frame[0] & NEEDS_CSUM)
+        return frame[10 + len(self.link):], bool(frame[0] & NEEDS_CSUM)
+
+    def drain(self):
+        """Forgets what came so far: others' transfers, maybe, of which there is much."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.sock.recv(64, socket.MSG_DONTWAIT | socket.MSG_TRUNC)
 
     def close(self):
         self.sock.close()

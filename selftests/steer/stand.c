@@ -4,7 +4,7 @@
  *
  *   stand BPFDIR NIC TUNNEL ADDRESS/LEN MTU PORT DOMAIN
  *
- * Creates the maps, loads and attaches, prints "ready", then reads commands; each is answered by lines and a ".":
+ * Creates the maps, loads and attaches (guard too, to a WireGuard device), prints "ready", then reads commands; each is answered by lines and a ".":
  *
  *   add APP INSTANCE ADDRESS	a healthy instance
  *   remove INSTANCE		and end its flows
@@ -28,6 +28,7 @@
 
 #include <bpf/bpf.h>
 
+#include "guard.h"
 #include "maps.h"
 #include "steer.h"
 
@@ -173,6 +174,7 @@ int main(int argc, char **argv)
 	struct ph_steer_settings settings = { .tries = 3, .idle_timeout_ms = 3600000 };
 	struct ph_steering *steering = NULL;
 	uint32_t nic, tunnel, slots, l2 = 1;
+	struct ph_guard *guard = NULL;
 	struct ph_maps *maps = NULL;
 	char error[512], line[512];
 	int err, flows, reasons;
@@ -209,6 +211,11 @@ int main(int argc, char **argv)
 	err = ph_steer_attach_nic(steering, nic);
 	if (!err)
 		err = ph_steer_attach_tunnel(steering, tunnel);
+	if (!err && !l2) {
+		err = ph_guard_load(bpf_dir, &guard, error, sizeof(error));
+		if (!err)
+			err = ph_guard_attach(guard, tunnel);
+	}
 	if (err) {
 		fprintf(stderr, "attach: %s\n", strerror(-err));
 		return 1;
@@ -261,6 +268,7 @@ int main(int argc, char **argv)
 		printf(".\n");
 		fflush(stdout);
 	}
+	ph_guard_free(guard);
 	ph_steer_free(steering);
 	ph_maps_free(maps);
 	return 0;
