@@ -189,7 +189,7 @@ static int find_slot(const struct ph_ctl *ctl, const struct ph_ctl_view *view, u
 	ret_kept->slot = slot;
 	if (ret_kept->flow.splice.state == PH_FLOW_FREE ||
 	    (generation && ret_kept->flow.splice.generation != generation))
-		return ph_ctl_fail("there is no flow %s any more", ctl->operand);
+		return ph_ctl_fail("there is no flow %s", ctl->operand);
 	return PH_CTL_DONE;
 }
 
