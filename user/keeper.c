@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,22 +42,26 @@ static void end_all(struct ph_keeper *keeper)
 		ph_log(PH_LOG_ERROR, "cannot tell workers to end their connections: %s", strerror(-err));
 }
 
-/* The device's index into ph_gateway. Connections over a device that is no more are ended. */
-static void publish_device(struct ph_keeper *keeper)
+static void change_device(struct ph_keeper *keeper, uint32_t was, uint32_t now)
 {
-	struct ph_gateway *gateway = keeper->maps->gateway;
-	uint32_t was = gateway->tunnel_ifindex, now = ph_device_state(keeper->device)->ifindex;
 	const char *interface = keeper->config->tunnel.interface;
 
-	if (was == now)
-		return;
-	__atomic_store_n(&gateway->tunnel_ifindex, now, __ATOMIC_RELEASE);
+	__atomic_store_n(&keeper->maps->gateway->tunnel_ifindex, now, __ATOMIC_RELEASE);
 	if (was) {
 		ph_log(PH_LOG_WARNING, "%s: interface %u is gone, its connections end", interface, was);
 		end_all(keeper);
 	}
 	if (now)
 		ph_log(PH_LOG_INFO, "%s: interface %u is in use", interface, now);
+}
+
+/* The device's index into ph_gateway, and steer onto it. Connections over a device that is no more are ended. */
+static void publish_device(struct ph_keeper *keeper)
+{
+	uint32_t was = keeper->maps->gateway->tunnel_ifindex, now = ph_device_state(keeper->device)->ifindex;
+
+	if (was != now)
+		change_device(keeper, was, now);
 	ph_nics_ensure(keeper->nics, now);
 }
 
@@ -192,6 +197,18 @@ static int open_registry(struct ph_keeper *keeper, char *error, size_t error_siz
 	return ph_registry_open(&options, &keeper->registry, error, error_size);
 }
 
+/* Workers' sockets are known by their user. */
+static int load_guard(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	const struct passwd *who = getpwnam(keeper->config->user);
+
+	if (!who) {
+		snprintf(error, error_size, "there is no user %s", keeper->config->user);
+		return -ENOENT;
+	}
+	return ph_guard_load(keeper->config->bpf_dir, who->pw_uid, &keeper->guard, error, error_size);
+}
+
 static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error, size_t error_size)
 {
 	const struct ph_config *config = keeper->config;
@@ -207,7 +224,7 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 	if (!err)
 		err = ph_maps_create(config->bpf_dir, &keeper->maps, error, error_size);
 	if (!err && config->tunnel.type == PH_TUNNEL_WIREGUARD)
-		err = ph_guard_load(config->bpf_dir, &keeper->guard, error, error_size);
+		err = load_guard(keeper, error, error_size);
 	if (!err)
 		err = ph_device_new(&config->tunnel, keeper->guard, &keeper->device, error, error_size);
 	if (!err) {
