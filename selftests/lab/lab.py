@@ -111,7 +111,8 @@ class Lab:
         self.hosts.write_text("127.0.0.1 localhost\n")
         netns.own_world(self.hosts)
         self.wireguard = has_wireguard() if wireguard is None else wireguard
-        self.fabric = netns.Netns("fabric", "link add br0 type bridge\nlink set br0 up\nlink add br1 type bridge\nlink set br1 up\n")
+        self.fabric = netns.Netns("fabric",
+                                  "link add br0 type bridge\nlink set br0 up\nlink add br1 type bridge\nlink set br1 up\n")
         self.gateway = netns.Netns("gateway")
         self.client = netns.Netns("client")
         self.connect_client()
@@ -127,7 +128,8 @@ class Lab:
         self.certificate = self.authority.issue("wildcard", f"*.{DOMAIN}")
         # The CVMs' own certificates are for names that the gateway's wildcard does not cover: whose one sees is told.
         self.cvm_authority = certs.Authority(self.directory, "cvm-authority")
-        self.cvm_certificates = {name: self.cvm_authority.issue(name, name, *(f"{id}{suffix}.{DOMAIN}" for id in (name, app)
+        self.cvm_certificates = {name: self.cvm_authority.issue(name, name,
+                                                                *(f"{id}{suffix}.{DOMAIN}" for id in (name, app)
                                  for suffix in ("-s", "-443s", "-8443s", "-5432s"))) for name, app in CVMS}
         self.client_certificate = self.cvm_authority.issue("client", "client")
         self.key_file = self.directory / "wg.key"
@@ -164,7 +166,8 @@ class Lab:
         """Text of a configuration; changes are Gateway={...}, Tunnel={...}, domain={...}; a value None takes a key out."""
         sections = {
             "Gateway": {"Listen": [f"{GATEWAY}:443", f"[{GATEWAY6}]:443"], "Workers": 2, "User": "nobody",
-                        "StateDir": self.directory / "state", "RunDir": self.directory / "run", "BpfDir": "/sys/fs/bpf/phala",
+                        "StateDir": self.directory / "state", "RunDir": self.directory / "run",
+                        "BpfDir": "/sys/fs/bpf/phala",
                         "Nic": "n0" if KERNEL_PATH else None},
             f"Domain {DOMAIN}": {"Certificate": self.certificate[0], "PrivateKey": self.certificate[1]},
             "Tunnel": {"Type": "wireguard", "Interface": "wg0", "PrivateKeyFile": self.key_file, "ListenPort": 51820,
@@ -278,6 +281,10 @@ class Lab:
     def json(self, *words, check=True):
         return json.loads(self.ctl("--json", *words, check=check).stdout)
 
+    def workers(self):
+        """What each worker keeps in its map: pid, active, counters, ..."""
+        return self.json("map", "dump", "workers")
+
     # clients
 
     def names(self, *labels):
@@ -291,7 +298,8 @@ class Lab:
 
     def tls(self, label, family=4, session=None, **context):
         """A client's TLS connection, handshake done; @context as in tls.client_context()."""
-        return tls.Tls(self.connect(family), tls.client_context(**context), f"{label}.{DOMAIN}", session=session).handshake()
+        return tls.Tls(self.connect(family), tls.client_context(**context), f"{label}.{DOMAIN}",
+                       session=session).handshake()
 
     def say(self, message):
         print(f"# {message}", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ def spliced(lab):
 
 
 def relayed(lab):
-    return sum(worker["counters"].get("routed-passthrough", 0) for worker in lab.json("map", "dump", "workers"))
+    return sum(worker["counters"].get("routed-passthrough", 0) for worker in lab.workers())
 
 
 def paths(lab, what):
@@ -106,7 +106,8 @@ def _(lab):
         for sock in passthrough_pair(lab, "alpha1-7707s", "alpha1", 7707):
             sock.close()
         is_alive(client, cvm)
-        wait_until(lambda: all(lab.processes().get(role, pid) != pid for role, pid in before.items()), 5, "all are back")
+        wait_until(lambda: all(lab.processes().get(role, pid) != pid for role, pid in before.items()), 5,
+                   "all are back")
         lab.wait_healthy()
         is_alive(client, cvm)
 

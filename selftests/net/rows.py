@@ -105,7 +105,7 @@ def read_exactly(sock, size):
 def counters(lab):
     """What workers and kernel path have counted, by reason; a passthrough connection is one, whichever carries it."""
     total = collections.Counter()
-    for worker in lab.json("map", "dump", "workers"):
+    for worker in lab.workers():
         total.update(worker["counters"])
     if the_lab.KERNEL_PATH:
         total.update({row["reason"]: row["count"] for row in lab.json("map", "dump", "reasons")})

@@ -106,8 +106,10 @@ def _(lab):
     expect(grown < 24 << 20, f"the worker grew by {grown >> 10} KiB")
 
 
-@topic.row("a connection without a byte either way ends with the idle time-out, passthrough", label="alpha1-7403s", port=7403)
-@topic.row("a connection without a byte either way ends with the idle time-out, standard", label="alpha1-7404", port=7404)
+@topic.row("a connection without a byte either way ends with the idle time-out, passthrough", label="alpha1-7403s",
+           port=7403)
+@topic.row("a connection without a byte either way ends with the idle time-out, standard", label="alpha1-7404",
+           port=7404)
 def _(lab, label, port):
     pair = passthrough_pair if label.endswith("s") else standard_pair
     client, cvm = pair(lab, label, "alpha1", port)
