@@ -230,8 +230,8 @@ static __always_inline enum ph_reason bind_options(const struct ph_steer *steer,
 	if (splice->flags & PH_FLOW_TIMESTAMPS) {
 		if (!o->times_at)
 			return PH_REASON_CVM_NO_TIMESTAMPS;
-		/* BPF's clock may be a little behind the stack's: the client must not see its time run backwards. */
-		now = clock_ms() + store->time_offset;
+		/* The client must not see time run backwards, and BPF's clock may be a little behind the stack's. */
+		now = clock_ms() + 1 + store->time_offset;
 		if (seq_after(store->client_echo, now))
 			now = store->client_echo;
 		splice->time_to_client = now - option_word(o, o->times_at);

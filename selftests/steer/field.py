@@ -245,7 +245,7 @@ class Field:
         """As every row finds it: app1 and app are cvm1, pair is cvm1 and cvm2; no flow, no loss, all options on."""
         for ns, device in self.lossy:
             ns.run(["tc", "filter", "del", "dev", device, "ingress"])
-        self.lossy = []
+        self.lossy, self.relay = [], relay
         for ns in self.namespaces():
             for name in SYSCTLS:
                 if self.sysctl(ns, name) != self.defaults[ns.name, name]:
@@ -279,7 +279,7 @@ class Field:
         listener.setsockopt(socket.IPPROTO_TCP, TCP_MAXSEG, self.mtu - 40)
         listener.bind((GATEWAY, PORT))
         listener.listen(4096)
-        serve(listener, relay)
+        serve(listener, lambda connection: self.relay(connection))
         return listener
 
     def connect(self, timeout=5, options=(), source=None):

@@ -159,7 +159,7 @@ class Client:
             self.inbox.append(segment)
             if self.has_times and not segment.flags & RST and not segment.flags & SYN:
                 assert segment.times, f"no timestamps: {segment}"
-                assert (segment.times[0] - self.echo) & MASK < 1 << 31, f"time runs backwards: {segment}"
+                assert (segment.times[0] - self.echo) & MASK < 1 << 31, f"time runs backwards, {self.echo} to {segment.times[0]}: {self.inbox}"
                 self.echo = segment.times[0]
             if want(segment):
                 return segment
