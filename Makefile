@@ -146,7 +146,7 @@ $(BUILD)/bench/%:
 bench: deps
 	@tools/deps bench
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/load $(BUILD)/bench/serve
-	@ONLY='$(ONLY)' QUICK='$(QUICK)' selftests/bench/run $(BUILD)
+	@ONLY='$(ONLY)' QUICK='$(QUICK)' unshare --fork --pid --mount-proc --kill-child selftests/bench/run $(BUILD)
 
 demo: deps
 	@$(MAKE) --no-print-directory all

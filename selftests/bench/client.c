@@ -61,13 +61,13 @@ static uint8_t scratch[STREAM_CHUNK];
 
 void client_fail(const char *format, ...)
 {
+	char text[256];
 	va_list args;
 
 	va_start(args, format);
-	fprintf(stderr, "load: ");
-	vfprintf(stderr, format, args);
-	fprintf(stderr, "\n");
+	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
+	dprintf(STDERR_FILENO, "load: %s\n", text);	/* in one piece: others may be failing too */
 	_exit(1);
 }
 

@@ -43,12 +43,14 @@ class World:
         hosts.write_text("127.0.0.1 localhost\n")
         netns.own_world(hosts)
         self.client, self.gateway, self.cvm = netns.Netns("client"), netns.Netns("gateway"), netns.Netns("cvm")
-        self.client.ip("link add c0 type veth peer name n0 netns gateway\nlink add c1 type veth peer name n1 netns gateway\n"
+        self.client.ip("link add c0 type veth peer name n0 netns gateway\n"
+                       "link add c1 type veth peer name n1 netns gateway\n"
                        "link set c0 up\nlink set c1 up\naddr add 192.0.2.2/24 dev c0\naddr add 203.0.113.2/24 dev c1\n"
                        f"route add 198.51.100.0/24 via {BARE_NIC}\n")
         self.cvm.ip("link add t0 mtu 1420 type veth peer name t0 netns gateway\n"
                     "link add t1 mtu 1420 type veth peer name t1 netns gateway\n"
-                    f"link set t0 up\nlink set t1 up\naddr add {BARE_CVM}/24 dev t1\nroute add 203.0.113.0/24 via 198.51.100.1\n")
+                    f"link set t0 up\nlink set t1 up\naddr add {BARE_CVM}/24 dev t1\n"
+                    "route add 203.0.113.0/24 via 198.51.100.1\n")
         self.gateway.ip(f"link set n0 up\nlink set n1 up\naddr add {NIC}/24 dev n0\naddr add {BARE_NIC}/24 dev n1\n"
                         "link set t0 mtu 1420 up\nlink set t1 mtu 1420 up\n"
                         "addr add 10.0.0.1/24 dev t0\nroute add 10.0.0.0/8 dev t0\naddr add 198.51.100.1/24 dev t1\n")
@@ -90,7 +92,8 @@ class World:
     def holding(self, target, streams):
         """So many idle connections; each is asked again at the end."""
         argv = self.argv("hold", target, 20, streams)
-        child = self.client.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        child = self.client.start(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         try:
             if child.stdout.readline() != "held\n":
                 raise Failed(child.stderr.read().strip() or "load: died")
@@ -198,7 +201,8 @@ Address = 10.0.0.1/24
         if self.child.poll() is not None:
             raise Failed(f"phalad ended with {self.child.returncode}: {self.log.read_text()[-2000:]}")
         if first:
-            address = self.ctl("cvm", "add", "--app", "bench", "--instance", INSTANCE, "--public-key", wg("pubkey", wg("genkey")))["address"]
+            key = wg("pubkey", wg("genkey"))
+            address = self.ctl("cvm", "add", "--app", "bench", "--instance", INSTANCE, "--public-key", key)["address"]
             self.world.cvm.ip(f"addr add {address}/32 dev t0\nroute add 10.0.0.0/24 dev t0\n")
 
     def counted(self, *reasons):
@@ -206,7 +210,9 @@ Address = 10.0.0.1/24
         def search(value, reason):
             if not isinstance(value, dict):
                 return 0
-            return value[reason] if isinstance(value.get(reason), int) else sum(search(one, reason) for one in value.values())
+            if isinstance(value.get(reason), int):
+                return value[reason]
+            return sum(search(one, reason) for one in value.values())
         status = self.ctl("status")
         return [search(status, reason) for reason in reasons]
 
@@ -241,13 +247,14 @@ class Haproxy(Daemon):
     def argv(self):
         pem, conf = self.world.directory / "haproxy.pem", self.world.directory / "haproxy.conf"
         pem.write_text("".join(path.read_text() for path in self.world.certificate))
-        rules = lambda fetch, suffix: "".join(f"    use_backend {verb} if {{ {fetch} -i {label(verb, suffix)} }}\n" for verb in PORTS)
+        rules = lambda fetch, suffix: "".join(f"    use_backend {verb} if {{ {fetch} -i {label(verb, suffix)} }}\n"
+                                              for verb in PORTS)
         backends = "".join(f"backend {verb}\n    server cvm {BARE_CVM}:{port}\n" for verb, port in PORTS.items())
         connections = resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 4     # two descriptors each, and pipes
         conf.write_text(f"""global
     nbthread {CORES}
     maxconn {connections}
-    tune.pipesize 262144
+    tune.pipesize 1048576
     ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
     mode tcp
@@ -296,7 +303,7 @@ stream {{
 {names("s")}    }}
     map $ssl_server_name $standard {{
 {names("")}    }}
-{upstreams}    proxy_buffer_size 64k;
+{upstreams}    proxy_buffer_size 128k;
     server {{
         listen {BARE_NIC}:2443 reuseport backlog=65535;
         ssl_preread on;

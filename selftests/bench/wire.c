@@ -31,7 +31,8 @@ int wire_open(struct wire *wire, const struct sockaddr_in *to, const char *tls_n
 	const int on = 1;
 	int err = 0;
 
-	*wire = (struct wire){ .fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), .wants = EPOLLOUT };
+	*wire = (struct wire){ .wants = EPOLLOUT };
+	wire->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (wire->fd < 0)
 		return -errno;
 	/* Else a request waits for the delayed acknowledgement of the handshake's last message. */

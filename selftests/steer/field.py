@@ -168,7 +168,7 @@ class Cvm:
             self.ns.ip(f"link set e0 up\naddr add 198.51.100.{10 + number}/24 dev e0\nlink add t0 type wireguard\n")
             self.key = wg("genkey")
             self.public = wg("pubkey", text=self.key)
-            field.set_wireguard(self.ns, "t0", f"private-key /dev/stdin listen-port 51820 peer {field.public} "
+            field.set_wireguard(self.ns, "t0", f"private-key {field.directory}/key listen-port 51820 peer {field.public} "
                                 f"endpoint 198.51.100.1:51820 allowed-ips 10.0.0.0/24 persistent-keepalive 25", self.key)
             self.lead = [self.address]
             field.allow(self)
@@ -205,7 +205,7 @@ class Field:
             self.key = wg("genkey")
             self.public = wg("pubkey", text=self.key)
             self.gateway.ip("link set u0 up\naddr add 198.51.100.1/24 dev u0\nlink add wg0 type wireguard\n")
-            self.set_wireguard(self.gateway, "wg0", "private-key /dev/stdin listen-port 51820", self.key)
+            self.set_wireguard(self.gateway, "wg0", f"private-key {self.directory}/key listen-port 51820", self.key)
         self.gateway.ip(f"link set n0 up\naddr add {GATEWAY}/24 dev n0\nlink set {self.tunnel} mtu {mtu} up\n"
                         f"addr add 10.0.0.1/24 dev {self.tunnel}\nroute add 10.64.0.0/16 dev {self.tunnel}\n")
         self.gateway.ip(f"neigh add {RAW} lladdr {mac_of(self.client, 'c0').hex(':')} dev n0\n")
@@ -218,7 +218,8 @@ class Field:
         self.restore()
 
     def set_wireguard(self, ns, device, words, key=""):
-        done = ns.run(["wg", "set", device, *words.split()], input=key)
+        (self.directory / "key").write_text(key + "\n")
+        done = ns.run(["wg", "set", device, *words.split()])
         expect(not done.returncode, done.stderr)
 
     def allow(self, cvm):

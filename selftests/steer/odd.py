@@ -64,7 +64,7 @@ def from_client(place):
 def from_cvm(place):
     client, cvm, syn = bound(place)
     met = build(syn.source, cvm.address, syn.sport, 443, syn.seq + 1, 1001, ACK, b"x" * 100)
-    cvm.wire.send(icmp("10.64.0.250", syn.source, 3, 4, met[:28], 1300))
+    cvm.wire.send(icmp(cvm.address, syn.source, 3, 4, met[:28], 1300))
     got = next_icmp(client.wire, RAW)
     expect(got, "nothing came")
     equal((got[20], got[21], struct.unpack("!H", got[26:28])[0]), (3, 4, 1300), "type, code, MTU")

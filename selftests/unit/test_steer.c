@@ -1,0 +1,527 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * steer.bpf: each state of a flow and each kind of packet, under BPF_PROG_TEST_RUN: what becomes of the packet, which bytes
+ * it has then (all checksums computed from scratch here), and the state that follows.
+ *
+ * The tunnel is a layer-2 one, since a test run has Ethernet headers. What needs a client's handshake is in
+ * selftests/steer.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <phala/abi.h>
+
+#include "ktap.h"
+#include "steer.skel.h"
+
+#define UNSPEC (-1)
+#define SHOT 2
+#define REDIRECT 7
+
+#define ETHERNET 14
+#define IP 20
+#define PACKET_SIZE 2048
+#define SLOT 0x8123
+#define GENERATION 77
+#define LOOPBACK 1
+
+#define CLIENT 0xc0000202		/* 192.0.2.2 */
+#define GATEWAY 0xc0000201
+#define CVM 0x0a400001			/* 10.64.0.1 */
+#define SOURCE (0x0a000002 + SLOT / PH_FLOW_PORTS)
+#define CLIENT_PORT 50000
+#define GATEWAY_PORT 443
+#define CVM_PORT 8443
+#define SOURCE_PORT (PH_FLOW_PORTS + SLOT % PH_FLOW_PORTS)
+
+#define CLIENT_ISN 1000000
+#define GATEWAY_ISN 0xfffff000		/* numbers wrap on the way */
+#define SEQ_TO_CVM 0x70000000
+#define SEQ_TO_CLIENT 0x12345678
+#define TIME_TO_CVM 0xf0000000
+#define TIME_TO_CLIENT 555
+
+/* Where the ends are: the client has sent 500 bytes and the CVM 9000, all acknowledged. */
+#define CLIENT_NEXT (CLIENT_ISN + 501)
+#define CVM_NEXT (GATEWAY_ISN + 9001)
+#define WINDOW 1000
+
+enum flag { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16 };
+enum form { PLAIN, TIMES, SACK, TIMES_LAST, ROUTED, FRAGMENT };	/* ROUTED: with IP options */
+
+struct packet {
+	uint32_t from, to, seq, ack;
+	uint16_t from_port, to_port, window;
+	uint8_t flags, ttl;
+	enum form form;
+	uint32_t time, echo, edge;
+	uint16_t payload;
+};
+
+static struct ph_steer_bpf *skel;
+
+static uint16_t fold(uint64_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+static uint64_t sum_bytes(const uint8_t *at, size_t len)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < len; i++)
+		sum += i % 2 ? at[i] : at[i] << 8;
+	return sum;
+}
+
+static void put16(uint8_t *at, uint16_t value)
+{
+	at[0] = value >> 8;
+	at[1] = value;
+}
+
+static void put32(uint8_t *at, uint32_t value)
+{
+	put16(at, value >> 16);
+	put16(at + 2, value);
+}
+
+static void put_times(uint8_t *at, const struct packet *p)
+{
+	at[0] = 8;
+	at[1] = 10;
+	put32(at + 2, p->time);
+	put32(at + 6, p->echo);
+}
+
+/* Return: bytes of TCP options. */
+static size_t write_options(const struct packet *p, uint8_t *at)
+{
+	switch (p->form) {
+	case TIMES:
+		at[0] = at[1] = 1;
+		put_times(at + 2, p);
+		return 12;
+	case SACK:			/* timestamps, then an edge pair, as Linux does */
+		at[0] = at[1] = at[12] = at[13] = 1;
+		put_times(at + 2, p);
+		at[14] = 5;
+		at[15] = 10;
+		put32(at + 16, p->edge);
+		put32(at + 20, p->edge + 100);
+		return 24;
+	case TIMES_LAST:		/* SACK first and timestamps at an odd place: legal */
+		at[0] = 5;
+		at[1] = 10;
+		put32(at + 2, p->edge);
+		put32(at + 6, p->edge + 100);
+		at[10] = 1;
+		put_times(at + 11, p);
+		at[21] = at[22] = at[23] = 1;
+		return 24;
+	default:
+		return 0;
+	}
+}
+
+/* Return: bytes of the frame. */
+static size_t write_packet(const struct packet *p, uint8_t *frame)
+{
+	size_t ip_len = IP + (p->form == ROUTED ? 4 : 0), tcp_len;
+	uint8_t *ip = frame + ETHERNET, *tcp = ip + ip_len;
+
+	memset(frame, 0, PACKET_SIZE);
+	put16(frame + 12, 0x0800);
+	tcp_len = 20 + write_options(p, tcp + 20);
+	put16(tcp, p->from_port);
+	put16(tcp + 2, p->to_port);
+	put32(tcp + 4, p->seq);
+	put32(tcp + 8, p->ack);
+	tcp[12] = tcp_len / 4 << 4;
+	tcp[13] = p->flags;
+	put16(tcp + 14, p->window);
+	for (int i = 0; i < p->payload; i++)
+		tcp[tcp_len + i] = i * 7 + 3;
+	tcp_len += p->payload;
+	ip[0] = 0x40 | ip_len / 4;
+	put16(ip + 2, ip_len + tcp_len);
+	put16(ip + 6, p->form == FRAGMENT ? 0x2000 : 0x4000);
+	ip[8] = p->ttl;
+	ip[9] = 6;
+	put32(ip + 12, p->from);
+	put32(ip + 16, p->to);
+	put16(ip + 10, ~fold(sum_bytes(ip, ip_len)));
+	put16(tcp + 16, ~fold(sum_bytes(ip + 12, 8) + 6 + tcp_len + sum_bytes(tcp, tcp_len)));
+	return ETHERNET + ip_len + tcp_len;
+}
+
+static int fd_of(const struct bpf_map *map)
+{
+	return bpf_map__fd(map);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+static void set_world(void)
+{
+	struct ph_steer steer = {
+		.flags = PH_STEER_ON, .slots = PH_FLOWS_MAX, .source = 0x0a000002, .tunnel_mtu = 1420, .tries = 3,
+		.ports = { htons(GATEWAY_PORT) }, .idle_ns = 3600000000000ULL, .secret = { 1, 2, 3, 4 },
+	};
+	struct ph_gateway gateway = { .abi_version = PH_ABI_VERSION, .tunnel_ifindex = LOOPBACK };
+	struct ph_instance instance = { .generation = 5, .state = PH_INSTANCE_READY, .address = htonl(CVM) };
+	uint32_t zero = 0, slot = 3;
+
+	bpf_map_update_elem(fd_of(skel->maps.ph_steer), &zero, &steer, 0);
+	bpf_map_update_elem(fd_of(skel->maps.ph_gateway), &zero, &gateway, 0);
+	bpf_map_update_elem(fd_of(skel->maps.ph_instances), &slot, &instance, 0);
+}
+
+static void set_flow(enum ph_flow_state state)
+{
+	struct ph_client_key key = { htonl(CLIENT), htonl(GATEWAY), htons(CLIENT_PORT), htons(GATEWAY_PORT) };
+	struct ph_ref ref = { SLOT, GENERATION };
+	struct ph_flow flow = {
+		.splice = {
+			.generation = GENERATION, .state = state, .flags = PH_FLOW_TIMESTAMPS | PH_FLOW_SACK | PH_FLOW_SCALING |
+			PH_FLOW_KEYED, .client_scale = 7, .cvm_scale = 4, .shift_to_client = -3, .shift_to_cvm = 0,
+			.cvm_mtu = 1420, .key = key, .cvm = htonl(CVM), .source = htonl(SOURCE), .cvm_port = htons(CVM_PORT),
+			.source_port = htons(SOURCE_PORT), .seq_to_cvm = SEQ_TO_CVM, .seq_to_client = SEQ_TO_CLIENT,
+			.time_to_cvm = TIME_TO_CVM, .time_to_client = TIME_TO_CLIENT, .instance = { 3, 5 }, .nic = LOOPBACK,
+		},
+		.client = { .end = CLIENT_NEXT, .ack = CVM_NEXT, .window_end = CVM_NEXT + (WINDOW << 7) },
+		.cvm = { .end = CVM_NEXT, .ack = CLIENT_NEXT, .window_end = CLIENT_NEXT + (WINDOW << 4) },
+		.begun_ns = now_ns(), .ended_ns = now_ns(), .client_isn = CLIENT_ISN, .gateway_isn = GATEWAY_ISN,
+	};
+	uint32_t slot = SLOT, hello = 0;
+	static struct ph_hello_store store;
+
+	if (state == PH_FLOW_COLLECTING || state == PH_FLOW_BINDING) {
+		store.len = 500;
+		store.piece_count = 1;
+		store.pieces[0].to = 500;
+		store.turn_ns = now_ns();
+		store.mss = 1380;
+		store.window = WINDOW;
+		store.client_time = 4000;
+		bpf_map_update_elem(fd_of(skel->maps.ph_hellos), &hello, &store, 0);
+		flow.hello = 1;
+	}
+	flow.client.last_ns = flow.cvm.last_ns = now_ns();
+	bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+	bpf_map_update_elem(fd_of(skel->maps.ph_clients), &key, &ref, 0);
+}
+
+static enum ph_flow_state flow_state(void)
+{
+	struct ph_flow flow = { 0 };
+	uint32_t slot = SLOT;
+
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+	return flow.splice.state;
+}
+
+static struct packet from_client(uint8_t flags, enum form form, uint16_t payload)
+{
+	return (struct packet){
+		.from = CLIENT, .to = GATEWAY, .from_port = CLIENT_PORT, .to_port = GATEWAY_PORT, .seq = CLIENT_NEXT,
+		.ack = CVM_NEXT, .flags = flags, .form = form, .window = WINDOW, .ttl = 64, .time = 5000, .echo = 6000,
+		.edge = CVM_NEXT + 2000, .payload = payload,
+	};
+}
+
+static struct packet from_cvm(uint8_t flags, enum form form, uint16_t payload)
+{
+	return (struct packet){
+		.from = CVM, .to = SOURCE, .from_port = CVM_PORT, .to_port = SOURCE_PORT, .seq = CVM_NEXT - SEQ_TO_CLIENT,
+		.ack = CLIENT_NEXT + SEQ_TO_CVM, .flags = flags, .form = form, .window = WINDOW, .ttl = 64, .time = 7000,
+		.echo = 8000, .edge = CLIENT_NEXT + SEQ_TO_CVM + 2000, .payload = payload,
+	};
+}
+
+/* The same packet as it must be on the other side. */
+static struct packet translated(const struct packet *in)
+{
+	struct packet out = *in;
+	bool client = in->from == CLIENT;
+
+	out.from = client ? SOURCE : GATEWAY;
+	out.to = client ? CVM : CLIENT;
+	out.from_port = client ? SOURCE_PORT : GATEWAY_PORT;
+	out.to_port = client ? CVM_PORT : CLIENT_PORT;
+	out.seq += client ? SEQ_TO_CVM : SEQ_TO_CLIENT;
+	if (in->flags & ACK) {
+		out.ack -= client ? SEQ_TO_CLIENT : SEQ_TO_CVM;
+		out.echo -= client ? TIME_TO_CLIENT : TIME_TO_CVM;
+	}
+	out.time += client ? TIME_TO_CVM : TIME_TO_CLIENT;
+	out.edge -= client ? SEQ_TO_CLIENT : SEQ_TO_CVM;
+	if (!client && !(in->flags & SYN))
+		out.window >>= 3;
+	out.ttl--;
+	return out;
+}
+
+/* A reset in answer. */
+static struct packet reset_of(const struct packet *in)
+{
+	return (struct packet){
+		.from = in->to, .to = in->from, .from_port = in->to_port, .to_port = in->from_port, .flags = RST, .ttl = 64,
+		.seq = in->ack,
+	};
+}
+
+enum outcome {
+	PASSED_ON,			/* rewritten, to the other side */
+	UNTOUCHED,			/* left to the stack as it came */
+	DROPPED,
+	RESET,				/* answered with RST */
+	SENT,				/* sent as something else, which the row does not look at */
+};
+
+/* What each state makes of each kind of packet, and the state then. */
+struct row {
+	const char *name;
+	bool by_cvm;
+	uint8_t flags;
+	enum form form;
+	uint16_t payload;
+	int32_t seq, ack;		/* away from where they are expected */
+	uint8_t ttl;
+	enum ph_flow_state state;
+	enum outcome outcome;
+	enum ph_flow_state then;
+};
+
+#define C false
+#define V true
+#define COLLECTING PH_FLOW_COLLECTING
+#define BINDING PH_FLOW_BINDING
+#define SPLICED PH_FLOW_SPLICED
+#define ENDED PH_FLOW_ENDED
+#define KILLED PH_FLOW_KILLED
+#define DECLINED PH_FLOW_DECLINED
+#define FREE PH_FLOW_FREE
+
+static const struct row rows[] = {
+	{ "data", C, ACK | PSH, TIMES, 700, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "data, odd length", C, ACK | PSH, TIMES, 701, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "bare ACK", C, ACK, TIMES, 0, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "no options", C, ACK, PLAIN, 10, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "SACK", C, ACK, SACK, 0, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "SACK, timestamps at an odd place", C, ACK, TIMES_LAST, 33, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "keepalive", C, ACK, TIMES, 0, -1, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "old data", C, ACK, TIMES, 100, -400, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "FIN", C, FIN | ACK, TIMES, 0, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "RST where it is expected", C, RST, PLAIN, 0, 0, 0, 64, SPLICED, PASSED_ON, ENDED },
+	{ "RST with ACK", C, RST | ACK, TIMES, 0, 0, 0, 64, SPLICED, PASSED_ON, ENDED },
+	{ "RST one further", C, RST, PLAIN, 0, 1, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "RST one before", C, RST, PLAIN, 0, -1, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "RST out of the window", C, RST, PLAIN, 0, 1 << 30, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "FIN out of the window", C, FIN | ACK, PLAIN, 0, 1 << 30, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "SYN", C, SYN, PLAIN, 0, 12345, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "its own SYN again", C, SYN, PLAIN, 0, -501, 0, 64, SPLICED, DROPPED, SPLICED },
+	{ "time to live at its end", C, ACK, TIMES, 5, 0, 0, 1, SPLICED, DROPPED, SPLICED },
+	{ "over the CVM's MTU", C, ACK, PLAIN, 1400, 0, 0, 64, SPLICED, SENT, SPLICED },
+	{ "IP options", C, ACK, ROUTED, 5, 0, 0, 64, SPLICED, DROPPED, SPLICED },
+	{ "fragment", C, ACK, FRAGMENT, 5, 0, 0, 64, SPLICED, DROPPED, SPLICED },
+
+	{ "data", V, ACK | PSH, TIMES, 700, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "bare ACK", V, ACK, TIMES, 0, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "SACK", V, ACK, SACK, 0, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "SACK, timestamps at an odd place", V, ACK, TIMES_LAST, 33, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "FIN", V, FIN | ACK, TIMES, 0, 0, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "RST where it is expected", V, RST | ACK, PLAIN, 0, 0, 0, 64, SPLICED, PASSED_ON, ENDED },
+	{ "RST one further", V, RST, PLAIN, 0, 1, 0, 64, SPLICED, PASSED_ON, SPLICED },
+	{ "SYN-ACK again", V, SYN | ACK, TIMES, 0, 0, 0, 64, SPLICED, DROPPED, SPLICED },
+	{ "time to live at its end", V, ACK, TIMES, 5, 0, 0, 1, SPLICED, DROPPED, SPLICED },
+	{ "IP options", V, ACK, ROUTED, 5, 0, 0, 64, SPLICED, DROPPED, SPLICED },
+	{ "fragment", V, ACK, FRAGMENT, 5, 0, 0, 64, SPLICED, DROPPED, SPLICED },
+
+	{ "straggler", C, ACK, TIMES, 0, 0, 0, 64, ENDED, PASSED_ON, ENDED },
+	{ "repeated FIN", V, FIN | ACK, TIMES, 0, 0, 0, 64, ENDED, PASSED_ON, ENDED },
+	{ "RST", C, RST, PLAIN, 0, 0, 0, 64, ENDED, PASSED_ON, ENDED },
+	{ "SYN: its port is used again", C, SYN, PLAIN, 0, 9999, 0, 64, ENDED, UNTOUCHED, KILLED },
+
+	{ "data", C, ACK | PSH, TIMES, 50, 0, 0, 64, KILLED, RESET, KILLED },
+	{ "RST", C, RST, PLAIN, 0, 0, 0, 64, KILLED, DROPPED, KILLED },
+	{ "SYN", C, SYN, PLAIN, 0, 9999, 0, 64, KILLED, UNTOUCHED, KILLED },
+	{ "data", V, ACK | PSH, TIMES, 50, 0, 0, 64, KILLED, RESET, KILLED },
+	{ "RST", V, RST, PLAIN, 0, 0, 0, 64, KILLED, DROPPED, KILLED },
+
+	{ "data", C, ACK | PSH, TIMES, 50, 0, 0, 64, DECLINED, UNTOUCHED, DECLINED },
+	{ "bare ACK", C, ACK, TIMES, 0, 0, 0, 64, DECLINED, UNTOUCHED, DECLINED },
+	{ "RST", C, RST, PLAIN, 0, 0, 0, 64, DECLINED, UNTOUCHED, DECLINED },
+	{ "SYN", C, SYN, PLAIN, 0, 9999, 0, 64, DECLINED, UNTOUCHED, DECLINED },
+	{ "SYN-ACK to a SYN given up", V, SYN | ACK, TIMES, 0, 0, 0, 64, DECLINED, RESET, DECLINED },
+
+	{ "bare ACK", C, ACK, TIMES, 0, 0, -9000, 64, COLLECTING, DROPPED, COLLECTING },
+	{ "data with a wrong ACK", C, ACK, TIMES, 10, 0, -8999, 64, COLLECTING, DROPPED, COLLECTING },
+	{ "data with FIN", C, ACK | FIN, TIMES, 10, 0, -9000, 64, COLLECTING, DROPPED, COLLECTING },
+	{ "SYN", C, SYN, PLAIN, 0, -501, 0, 64, COLLECTING, UNTOUCHED, COLLECTING },
+	{ "RST in the window", C, RST, PLAIN, 0, 0, 0, 64, COLLECTING, UNTOUCHED, DECLINED },
+	{ "RST out of the window", C, RST, PLAIN, 0, 1 << 30, 0, 64, COLLECTING, DROPPED, COLLECTING },
+	{ "anything", V, ACK, TIMES, 5, 0, 0, 64, COLLECTING, RESET, COLLECTING },
+
+	{ "the hello again: the SYN again", C, ACK | PSH, TIMES, 400, -500, -9000, 64, BINDING, SENT, BINDING },
+	{ "early data", C, ACK | PSH, TIMES, 100, 0, -9000, 64, BINDING, DROPPED, BINDING },
+	{ "bare ACK", C, ACK, TIMES, 0, 0, -9000, 64, BINDING, DROPPED, BINDING },
+	{ "RST in the window", C, RST, PLAIN, 0, -500, 0, 64, BINDING, UNTOUCHED, DECLINED },
+	{ "RST out of the window", C, RST, PLAIN, 0, 1 << 30, 0, 64, BINDING, DROPPED, BINDING },
+	{ "SYN-ACK", V, SYN | ACK, TIMES, 0, 0, -500, 64, BINDING, SENT, SPLICED },
+	{ "RST with a wrong ACK", V, RST | ACK, PLAIN, 0, 0, -499, 64, BINDING, DROPPED, BINDING },
+	{ "RST without ACK", V, RST, PLAIN, 0, 0, -500, 64, BINDING, DROPPED, BINDING },
+	{ "RST: refused, and there is no other", V, RST | ACK, PLAIN, 0, 0, -500, 64, BINDING, DROPPED, DECLINED },
+	{ "ACK of an older connection: the SYN again", V, ACK, TIMES, 0, 0, -7777, 64, BINDING, SENT, BINDING },
+
+	{ "data", C, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, UNTOUCHED, FREE },
+	{ "data", V, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, RESET, FREE },
+};
+
+/* Return: the action, or -1000 and less for an error. */
+static int run(const struct row *row, const struct packet *in, uint8_t *out, uint32_t *ret_len)
+{
+	const struct bpf_program *program = row->by_cvm ? skel->progs.steer_tunnel : skel->progs.steer_nic;
+	static uint8_t frame[PACKET_SIZE];
+	struct __sk_buff context = { .ifindex = LOOPBACK };
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = write_packet(in, frame), .data_out = out,
+		    .data_size_out = PACKET_SIZE, .ctx_in = &context, .ctx_size_in = sizeof(context), .repeat = 1);
+	int err = bpf_prog_test_run_opts(bpf_program__fd(program), &opts);
+
+	*ret_len = opts.data_size_out;
+	return err ? -1000 + err : (int)opts.retval;
+}
+
+static bool bytes_equal(const struct packet *wanted, const uint8_t *got, uint32_t len)
+{
+	static uint8_t frame[PACKET_SIZE];
+	size_t wanted_len = write_packet(wanted, frame);
+
+	if (len != wanted_len) {
+		printf("# %u bytes, not %zu\n", len, wanted_len);
+		return false;
+	}
+	for (size_t i = ETHERNET; i < wanted_len; i++) {
+		/* DF and TTL aside, an answer's headers are its own */
+		if (got[i] != frame[i]) {
+			printf("# byte %zu of the IP packet is %02x, not %02x\n", i - ETHERNET, got[i], frame[i]);
+			return false;
+		}
+	}
+	return true;
+}
+
+static void test(const struct row *row)
+{
+	struct packet in = row->by_cvm ? from_cvm(row->flags, row->form, row->payload)
+				       : from_client(row->flags, row->form, row->payload);
+	static const char *const states[] = { "FREE", "COLLECTING", "BINDING", "SPLICED", "ENDED", "KILLED", "DECLINED" };
+	static const int actions[] = { REDIRECT, UNSPEC, SHOT, REDIRECT, REDIRECT };
+	struct packet wanted;
+	static uint8_t out[PACKET_SIZE];
+	uint32_t len = 0;
+	bool good = true;
+	int action;
+
+	in.seq += row->seq;
+	in.ack += row->ack;
+	in.ttl = row->ttl;
+	set_world();
+	set_flow(row->state);
+	action = run(row, &in, out, &len);
+	if (action != actions[row->outcome]) {
+		printf("# action %d, not %d\n", action, actions[row->outcome]);
+		good = false;
+	}
+	if (row->outcome == PASSED_ON || row->outcome == UNTOUCHED || row->outcome == RESET) {
+		wanted = row->outcome == PASSED_ON ? translated(&in) : row->outcome == RESET ? reset_of(&in) : in;
+		good &= bytes_equal(&wanted, out, len);
+	}
+	if (flow_state() != row->then) {
+		printf("# state %s, not %s\n", states[flow_state()], states[row->then]);
+		good = false;
+	}
+	ktap_ok(good, "%s, from the %s: %s", states[row->state], row->by_cvm ? "CVM" : "client", row->name);
+}
+
+/* A removed instance: its flow ends at the next packet, whoever sends it. */
+static void test_removed(bool by_cvm)
+{
+	struct row row = { "", by_cvm, ACK, TIMES, 10, 0, 0, 64, SPLICED, RESET, KILLED };
+	struct packet in = by_cvm ? from_cvm(ACK, TIMES, 10) : from_client(ACK, TIMES, 10), wanted = reset_of(&in);
+	struct ph_instance instance = { .generation = 6, .state = PH_INSTANCE_READY };
+	static uint8_t out[PACKET_SIZE];
+	uint32_t slot = 3, len;
+	int action;
+
+	set_world();
+	set_flow(SPLICED);
+	bpf_map_update_elem(fd_of(skel->maps.ph_instances), &slot, &instance, 0);
+	action = run(&row, &in, out, &len);
+	ktap_ok(action == REDIRECT && bytes_equal(&wanted, out, len) && flow_state() == KILLED,
+		"the instance's slot is another's, from the %s: RST", by_cvm ? "CVM" : "client");
+
+	instance = (struct ph_instance){ .state = PH_INSTANCE_READY };
+	set_flow(SPLICED);
+	bpf_map_update_elem(fd_of(skel->maps.ph_instances), &slot, &instance, 0);
+	action = run(&row, &in, out, &len);
+	wanted = translated(&in);
+	ktap_ok(action == REDIRECT && bytes_equal(&wanted, out, len) && flow_state() == SPLICED,
+		"the instance is being written to, from the %s: passed on", by_cvm ? "CVM" : "client");
+}
+
+/* FIN and its acknowledgement both ways. */
+static void test_finish(void)
+{
+	struct row client = { .by_cvm = C }, cvm = { .by_cvm = V };
+	struct packet in = from_client(FIN | ACK, TIMES, 0);
+	static uint8_t out[PACKET_SIZE];
+	uint32_t len;
+
+	set_world();
+	set_flow(SPLICED);
+	run(&client, &in, out, &len);
+	in = from_cvm(FIN | ACK, TIMES, 0);
+	in.ack++;
+	run(&cvm, &in, out, &len);
+	ktap_ok(flow_state() == SPLICED, "two FINs, one acknowledged: not over");
+	in = from_client(ACK, TIMES, 0);
+	in.seq++;
+	in.ack++;
+	run(&client, &in, out, &len);
+	ktap_ok(flow_state() == ENDED, "two FINs, both acknowledged: over");
+}
+
+int main(void)
+{
+	ktap_header();
+	skel = ph_steer_bpf__open();
+	if (skel)
+		skel->rodata->tunnel_l2 = 1;
+	if (!skel || ph_steer_bpf__load(skel)) {
+		ktap_skip("steer", errno == EPERM ? "loading BPF programs needs CAP_BPF" : strerror(errno));
+		return ktap_end();
+	}
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		test(&rows[i]);
+	test_removed(false);
+	test_removed(true);
+	test_finish();
+	ph_steer_bpf__destroy(skel);
+	return ktap_end();
+}
