@@ -123,10 +123,10 @@ static const struct verb {
 	  "  phalactl route shop-8080.example.com\n" },
 	{ "flow", "list", ph_ctl_flow_list, NULL, 0, BIT(OPTION_APP) | BIT(OPTION_INSTANCE) | BIT(OPTION_NUMBER),
 	  "[--app APP] [--instance INSTANCE] [--count N]", "connections that the kernel path carries",
-	  "Reads the pinned maps: works whether phalad runs or not. One line a flow, the oldest first: `FLOW` is what\n"
-	  "`flow show` and `flow kill` take, IDLE the time since the last packet either way. A flow that is over stays\n"
-	  "for some seconds, and REASON is why it ended; one whose PATH is `relay` was left to a worker, and REASON is\n"
-	  "why. Of the connections that workers carry only the number is told.\n" },
+	  "Reads the pinned maps: works whether phalad runs or not. One line a flow, the oldest first: FLOW is what\n"
+	  "`flow show` and `flow kill` take, IDLE the time since the last packet either way. A flow that is over\n"
+	  "stays for some seconds, and REASON is why it ended; one whose PATH is relay was left to a worker, and\n"
+	  "REASON is why. Of the connections that workers carry only the number is told.\n" },
 	{ "flow", "show", ph_ctl_flow_show, "FLOW", 0, 0,
 	  "SLOT[.GENERATION] | CLIENT:PORT", "all about one flow: options, sequence numbers, timestamps",
 	  "Sequence numbers are as the client knows them; `plus` is what they, and timestamps, grow by on the way.\n"

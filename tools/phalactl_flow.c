@@ -105,7 +105,8 @@ int ph_ctl_flow_list(const struct ph_ctl *ctl)
 	if (err) {
 		status = ph_ctl_fail("%s/ph_flows: %s", ctl->bpf_dir, strerror(-err));
 	} else {
-		qsort(list.flows, list.count, sizeof(*list.flows), by_age);
+		if (list.count)
+			qsort(list.flows, list.count, sizeof(*list.flows), by_age);
 		json = list_json(ctl, &view, &list);
 		if (ctl->json)
 			ph_json_print(json, stdout);

@@ -144,7 +144,8 @@ struct ph_json *ph_ctl_flow_json(const struct ph_ctl_view *view, uint32_t slot, 
 	ph_json_set_string(row, "state", ph_ctl_flow_state(splice->state));
 	ph_json_set_string(row, "reason", ph_ctl_reason_word(flow->reason));
 	set_age(row, "age_s", now_ns, flow->begun_ns);
-	set_age(row, "idle_s", now_ns, last_ns);
+	/* That clock is a coarse one: a packet may seem to be older than its flow. */
+	set_age(row, "idle_s", now_ns, last_ns && last_ns < flow->begun_ns ? flow->begun_ns : last_ns);
 	ph_json_set_number(row, "bytes_from_client", flow->client.bytes);
 	ph_json_set_number(row, "packets_from_client", flow->client.packets);
 	ph_json_set_number(row, "bytes_from_cvm", flow->cvm.bytes);

@@ -226,8 +226,8 @@ static int look(struct walk *walk, void *values)
 	int err;
 
 	walk->count = WALK_BATCH;
-	err = bpf_map_lookup_batch(walk->fd, walk->begun ? &walk->from : NULL, &walk->to, walk->keys, values, &walk->count,
-				   NULL);
+	err = bpf_map_lookup_batch(walk->fd, walk->begun ? &walk->from : NULL, &walk->to, walk->keys, values,
+				   &walk->count, NULL);
 	if (err != -ENOENT)
 		return err;
 	walk->over = true;

@@ -6,7 +6,7 @@ ETH_P_ALL, SO_ATTACH_FILTER = 3, 26
 
 
 class Capture:
-    """IPv4 packets on @device whose destination is in @prefix (of 8, 16, 24 or 32 bits), in clear. A context manager."""
+    """IPv4 packets on @device whose destination is in @prefix (of 8, 16, 24 or 32 bits), in clear."""
     def __init__(self, ns, device, prefix, ethernet=True):
         # Without a protocol it sees nothing until bind(), and by then it has its filter.
         self.sock = ns.socket(socket.AF_PACKET, socket.SOCK_RAW if ethernet else socket.SOCK_DGRAM)

@@ -111,8 +111,8 @@ class Lab:
         self.hosts.write_text("127.0.0.1 localhost\n")
         netns.own_world(self.hosts)
         self.wireguard = has_wireguard() if wireguard is None else wireguard
-        self.fabric = netns.Netns("fabric",
-                                  "link add br0 type bridge\nlink set br0 up\nlink add br1 type bridge\nlink set br1 up\n")
+        self.fabric = netns.Netns("fabric", "".join(f"link add {name} type bridge\nlink set {name} up\n"
+                                                    for name in ("br0", "br1")))
         self.gateway = netns.Netns("gateway")
         self.client = netns.Netns("client")
         self.connect_client()
@@ -128,9 +128,10 @@ class Lab:
         self.certificate = self.authority.issue("wildcard", f"*.{DOMAIN}")
         # The CVMs' own certificates are for names that the gateway's wildcard does not cover: whose one sees is told.
         self.cvm_authority = certs.Authority(self.directory, "cvm-authority")
-        self.cvm_certificates = {name: self.cvm_authority.issue(name, name,
-                                                                *(f"{id}{suffix}.{DOMAIN}" for id in (name, app)
-                                 for suffix in ("-s", "-443s", "-8443s", "-5432s"))) for name, app in CVMS}
+        self.cvm_certificates = {}
+        for name, app in CVMS:
+            labels = [id + suffix for id in (name, app) for suffix in ("-s", "-443s", "-8443s", "-5432s")]
+            self.cvm_certificates[name] = self.cvm_authority.issue(name, name, *(f"{label}.{DOMAIN}" for label in labels))
         self.client_certificate = self.cvm_authority.issue("client", "client")
         self.key_file = self.directory / "wg.key"
         self.key_file.write_text(wg("genkey") + "\n")
@@ -163,7 +164,7 @@ class Lab:
     # phalad
 
     def configuration(self, **changes):
-        """Text of a configuration; changes are Gateway={...}, Tunnel={...}, domain={...}; a value None takes a key out."""
+        """Its text; changes are Gateway={...}, Tunnel={...}, domain={...}; a value None takes a key out."""
         sections = {
             "Gateway": {"Listen": [f"{GATEWAY}:443", f"[{GATEWAY6}]:443"], "Workers": 2, "User": "nobody",
                         "StateDir": self.directory / "state", "RunDir": self.directory / "run",

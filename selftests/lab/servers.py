@@ -77,8 +77,8 @@ def http(name):
                 stream.send(frame(name.encode() + b": " + text))
             return
         body = f"{name}{client}\n".encode()
-        stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" %
-                    (len(body), body))
+        stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
     return handle
 
 

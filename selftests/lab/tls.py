@@ -197,9 +197,8 @@ def client_hello(extensions=b"", session_id=b"", session_id_len=None, trailing=b
     others = extension(10, block(b"\x00\x1d\x00\x17", 2)) + extension(11, block(b"\0", 1)) + \
         extension(13, block(b"\x04\x03\x08\x04\x04\x01", 2))
     length = len(session_id) if session_id_len is None else session_id_len
-    body = b"\x03\x03" + os.urandom(32) + bytes([length]) + session_id + block(b"\xc0\x2b\xc0\x2f\x00\xff",
-                                                                               2) + b"\x01\0" + \
-        block(others + extensions, 2) + trailing
+    body = b"\x03\x03" + os.urandom(32) + bytes([length]) + session_id + block(b"\xc0\x2b\xc0\x2f\x00\xff", 2) + \
+        b"\x01\0" + block(others + extensions, 2) + trailing
     return b"\x01" + block(body, 3)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """phalactl, the registry, the configuration: what an operator does, and what they are told when it is wrong."""
-import contextlib, hashlib, os, re, shutil, signal, socket, stat, subprocess
+import contextlib, hashlib, os, re, shutil, signal, socket, sqlite3, stat
 
 from lab.lab import DOMAIN, GATEWAY, SLOW, wait_until, wg
 from rows import LIMIT, Topic, equal, expect
@@ -329,8 +329,7 @@ def certificate_files(lab, what):
 
 
 for what in ("missing key", "missing certificate", "mismatched", "expired", "of another domain", "rubbish",
-             "key readable by others",
-             "certificate in the key's place"):
+             "key readable by others", "certificate in the key's place"):
     @topic.row(f"certificate: {what}: refused with the reason, by --check and by a start", what=what, only="native")
     def _(lab, what):
         certificate, key, word = certificate_files(lab, what)
@@ -359,6 +358,12 @@ def checksum(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def execute(path, statement):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(statement)
+        database.commit()
+
+
 def damage(path, what):
     if what == "overwritten in the middle":
         data = bytearray(path.read_bytes())
@@ -367,12 +372,10 @@ def damage(path, what):
     elif what == "no database":
         path.write_bytes(b"these are my notes\n" * 100)
     elif what == "of a newer version":
-        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('pragma user_version = 99'); c.commit(); c.close()"
-        subprocess.run(["/usr/bin/python3", "-c", code, path], check=True)
+        execute(path, "pragma user_version = 99")
     elif what == "another program's database":
         path.unlink()
-        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('create table t (a)'); c.commit(); c.close()"
-        subprocess.run(["/usr/bin/python3", "-c", code, path], check=True)
+        execute(path, "create table t (a)")
 
 
 for what in ("overwritten in the middle", "no database", "of a newer version", "another program's database"):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lab import tls
 from lab.lab import DOMAIN, GATEWAY, GATEWAY6, SLOW, wait_until, wg
-from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, read_exactly, standard_pair
+from rows import (LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, read_exactly,
+                  standard_pair)
 
 
 def setup(lab):
@@ -182,8 +183,8 @@ def _(lab, victim):
         ids = {row["id"] for row in lab.json("map", "dump", "ids")}
         expect(set(known) <= ids, f"{set(known) - ids} is not in the maps")
         if lab.wireguard:
-            peers = dict(line.split() for line in lab.gateway.run(["wg", "show", "wg0",
-                                                                   "allowed-ips"]).stdout.splitlines())
+            show = lab.gateway.run(["wg", "show", "wg0", "allowed-ips"]).stdout
+            peers = dict(line.split() for line in show.splitlines())
             every = {cvm["public_key"]: cvm["address"] + "/32" for cvm in lab.json("cvm", "list")}
             equal(peers, every, "WireGuard's peers")
     expect(acknowledged, "something was added")
@@ -254,8 +255,8 @@ def _(lab):
 def _(lab, what):
     before, logged = serial(lab), len(lab.log.read_text())
     other = lab.authority.issue(what, f"*.{DOMAIN}", days=-1 if what == "expired" else 30)
-    pair = {"rubbish": (b"no certificate", b"no key"), "mismatch": (lab.certificate[0].read_bytes(),
-                                                                    other[1].read_bytes()),
+    pair = {"rubbish": (b"no certificate", b"no key"),
+            "mismatch": (lab.certificate[0].read_bytes(), other[1].read_bytes()),
             "expired": (other[0].read_bytes(), other[1].read_bytes())}[what]
     with files_replaced(lab, *pair):
         lab.phalad.send_signal(signal.SIGHUP)

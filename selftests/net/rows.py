@@ -38,8 +38,7 @@ def expect(true, what):
 
 def equal(got, wanted, what):
     if got != wanted:
-        show = lambda value: repr(value) if len(repr(value)) < 300 else f"{len(value)} of {type(value).__name__}, {repr(value)[:200]}"
-        raise Failed(f"{what}: {show(got)}, not {show(wanted)}")
+        raise Failed(f"{what}: {repr(got)[:300]}, not {repr(wanted)[:300]}")
 
 
 def together(*functions):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lab import tls
 from lab.lab import DOMAIN, SLOW, wait_until
-from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, read_exactly, standard_pair
+from rows import LIMIT, Topic, counted, equal, expect, passthrough_pair, read_exactly, standard_pair
 
 IDLE = 2.0 * max(1, SLOW / 3)
 

@@ -7,7 +7,7 @@ import os, ssl
 
 from lab import servers, tls
 from lab.lab import DOMAIN, GATEWAY, SLOW, wait_until
-from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, read_exactly, standard_pair, together
+from rows import Topic, accept, counted, equal, expect, listening, read_exactly, standard_pair, together
 
 
 def setup(lab):

@@ -164,7 +164,7 @@ def _(lab):
         cvm.close()
 
 
-@topic.row("health freezes when the manager is gone, and after ManagerGrace nothing new is routed; the holder keeps serving")
+@topic.row("health freezes without a manager, and after ManagerGrace nothing new is routed")
 def _(lab):
     lab.restart(Gateway={"ManagerGrace": f"{2 + SLOW / 4:.0f}s"})
     for cvm in lab.cvms.values():
@@ -197,12 +197,13 @@ def hostile(lab, name):
     """A CVM that routes everything into its tunnel, whatever it was told."""
     cvm, peer = lab.cvms[name], wg("pubkey", lab.key_file.read_text())
     cvm.ns.run(["wg", "set", name, "peer", peer, "allowed-ips", "0.0.0.0/0"])
-    cvm.ns.ip(f"route add 10.0.0.0/8 dev {name}\nroute add {CLIENT}/32 dev {name}\nroute add 192.0.2.1/32 dev {name}\n")
+    prefixes = "10.0.0.0/8", f"{CLIENT}/32", f"{GATEWAY}/32"
+    cvm.ns.ip("".join(f"route add {prefix} dev {name}\n" for prefix in prefixes))
     try:
         yield cvm
     finally:
         cvm.ns.run(["wg", "set", name, "peer", peer, "allowed-ips", "10.0.0.0/24"])
-        cvm.ns.ip(f"route del 10.0.0.0/8 dev {name}\nroute del {CLIENT}/32 dev {name}\nroute del 192.0.2.1/32 dev {name}\n")
+        cvm.ns.ip("".join(f"route del {prefix} dev {name}\n" for prefix in prefixes))
 
 
 def reaches(ns, address, port):
@@ -236,8 +237,8 @@ def _(lab):
 
 @topic.row("a CVM that tries reaches nothing past the gateway: no packet arrives at the client", only="wireguard")
 def _(lab):
-    with listening_at(lab.client, 7607), hostile(lab, "alpha1") as cvm, Capture(lab.client, "c0",
-                                                                                f"{CLIENT}/32") as capture:
+    with listening_at(lab.client, 7607), hostile(lab, "alpha1") as cvm, \
+            Capture(lab.client, "c0", f"{CLIENT}/32") as capture:
         expect(not reaches(cvm.ns, CLIENT, 7607), "TCP to the client")
         cvm.ns.run(["ping", "-c", "2", "-i", "0.2", "-W", "1", CLIENT])
         theirs = [packet for packet in capture.packets() if packet[26:30] == socket.inet_aton(cvm.address)]
@@ -295,7 +296,7 @@ def stream_until_it_ends(send, ended):
     ended.set()
 
 
-@topic.row("wg0 deleted while traffic flows: connections end, no packet for a CVM leaves by the NIC, the device comes back",
+@topic.row("wg0 deleted while traffic flows: connections end, nothing for a CVM leaves by the NIC, it comes back",
            only="wireguard", seconds=60)
 def _(lab):
     plain_client, plain_cvm = standard_pair(lab, "alpha1-7610", "alpha1", 7610)
