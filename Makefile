@@ -63,8 +63,8 @@ FUZZ_BIN := $(FUZZ_SRC:selftests/fuzz/%.c=$(BUILD)/fuzz/%)
 
 all: $(BUILD)/phalad $(BUILD)/phalactl verifier
 
-# The sanitizer build is chosen by this word being among the goals.
-asan: $(BUILD)/phalad $(BUILD)/phalactl
+# The sanitizer build is chosen by this word being among the goals. With check, which builds it after deps, no more than that.
+asan: $(if $(filter check,$(MAKECMDGOALS)),,$(BUILD)/phalad $(BUILD)/phalactl)
 
 $(BUILD)/phalad: $(BUILD)/user/main.o $(BUILD)/libphala.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
