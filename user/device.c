@@ -130,6 +130,10 @@ static int configure(struct ph_device *device, char *error, size_t error_size)
 	err = ph_link_set_blackhole(device->link, config->range, config->range_len);
 	if (err)
 		goto out;
+	what = "routes of another CvmRange";
+	err = ph_link_keep_only_route(device->link, config->range, config->range_len);
+	if (err)
+		goto out;
 	err = create(device, &info, error, error_size);
 	if (err)
 		return err;
