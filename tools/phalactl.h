@@ -63,6 +63,8 @@ int ph_ctl_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
  * Return: PH_CTL_DONE, or PH_CTL_FAILED when the manager cannot be reached, refuses, or does not answer in time.
  */
 int ph_ctl_request(const struct ph_ctl *ctl, struct ph_json *request, struct ph_json **ret_reply);
+/* Is anybody behind the control socket? Also when this cannot be told, for want of permission or time. */
+bool ph_ctl_listens(const struct ph_ctl *ctl);
 /* A request with nothing in it but the verb. */
 struct ph_json *ph_ctl_verb(const char *verb);
 

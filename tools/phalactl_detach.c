@@ -37,12 +37,6 @@ static int detach_all(struct ph_json *devices)
 	return err;
 }
 
-/* Does a manager write its clock? It holds the maps, and would go on with what nobody else can see. */
-static bool manager_lives(const struct ph_maps *maps)
-{
-	return maps && ph_ctl_age_s(ph_ctl_boot_now_ns(), maps->gateway->health_now_ns) <= PH_CTL_LATE_S;
-}
-
 static double count_carried(const struct ph_ctl *ctl)
 {
 	struct ph_flows *flows = NULL;
@@ -78,15 +72,12 @@ static void print_detached(const struct ph_json *json)
 int ph_ctl_detach(const struct ph_ctl *ctl)
 {
 	struct ph_json *json, *devices = ph_json_array();
-	struct ph_maps *maps = NULL;
+	/* It holds the maps, and would go on with what nobody else can see. */
+	bool manager = ph_ctl_listens(ctl);
 	char error[PATH_MAX + 128];
 	double carried;
-	bool manager;
 	int status;
 
-	ph_maps_open(ctl->bpf_dir, -1, &maps, error, sizeof(error));
-	manager = manager_lives(maps);
-	ph_maps_free(maps);
 	if (manager && ctl->pins) {
 		ph_json_free(devices);
 		return ph_ctl_fail("phalad runs: it must be stopped before its maps can go");

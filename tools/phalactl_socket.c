@@ -184,6 +184,15 @@ static int exchange(const char *path, char *text, char **ret_line, size_t *ret_l
 	return err ? unanswered(path, err) : PH_CTL_DONE;
 }
 
+bool ph_ctl_listens(const struct ph_ctl *ctl)
+{
+	int fd = -1, err = connect_to(ctl->socket_path, &fd);
+
+	if (!err)
+		close(fd);
+	return err != -ENOENT && err != -ENOTDIR && err != -ECONNREFUSED;
+}
+
 int ph_ctl_request(const struct ph_ctl *ctl, struct ph_json *request, struct ph_json **ret_reply)
 {
 	char *text = ph_json_text(request), *line = NULL;
