@@ -15,6 +15,7 @@
 /* Around the name: record, handshake, version, random, session id, suites, methods, extensions, server_name, entry. */
 #define HELLO_HEAD 61
 #define NAME_BYTES_MAX (PH_RECORD_MAX - HELLO_HEAD)
+#define WORKER_LATE_S 5
 
 struct verdict {
 	enum ph_reason reason;			/* PH_REASON_COUNT: it would be routed */
@@ -222,6 +223,19 @@ static void set_path(struct ph_json *json, const struct ph_ctl *ctl, const struc
 	ph_json_set_string(json, "path_text", why);
 }
 
+/* Workers whose heart beats. A moment longer than PH_CTL_LATE_S: nobody is to be alarmed by one that was restarted. */
+static uint64_t count_workers(const struct ph_maps *maps)
+{
+	uint64_t now_ns = ph_ctl_boot_now_ns(), count = 0;
+
+	for (uint32_t i = 0; i < PH_WORKERS_MAX; i++) {
+		uint64_t beat_ns = maps->workers[i].heartbeat_ns;
+
+		count += beat_ns && ph_ctl_age_s(now_ns, beat_ns) <= WORKER_LATE_S;
+	}
+	return count;
+}
+
 static struct ph_json *route_json(const struct ph_maps *maps, const struct verdict *verdict, const char *shown)
 {
 	struct ph_json *json = ph_json_object();
@@ -237,6 +251,7 @@ static struct ph_json *route_json(const struct ph_maps *maps, const struct verdi
 					 verdict->route.id.kind == PH_ID_APP ? "app" : "instance");
 	ph_json_set(json, "instances", instances_json(maps, verdict));
 	ph_json_set(json, "manager", manager_json(maps));
+	ph_json_set_number(json, "live_workers", count_workers(maps));
 	return json;
 }
 
@@ -300,6 +315,9 @@ static void print_route(const struct ph_json *json)
 	else if (kind)
 		printf("id        an instance\n");
 	print_manager(ph_json_child(json, "manager"));
+	if (ph_json_number(json, "live_workers", 0) < 1)
+		printf("workers   none lives: nobody answers%s\n",
+		       strcmp(path, "kernel") ? "" : " what the kernel does not carry");
 	if (count) {
 		printf("\n");
 		ph_table_print(instances, columns, stdout);
@@ -325,6 +343,7 @@ int ph_ctl_route(const struct ph_ctl *ctl)
 	struct verdict verdict;
 	struct ph_json *json;
 	char *shown;
+	bool answered;
 	int status;
 
 	status = ph_ctl_maps_open(ctl, &maps);
@@ -343,8 +362,9 @@ int ph_ctl_route(const struct ph_ctl *ctl)
 		ph_json_print(json, stdout);
 	else
 		print_route(json);
+	answered = ph_json_number(json, "live_workers", 0) > 0 || !strcmp(ph_json_string(json, "path", ""), "kernel");
 	ph_json_free(json);
 	free(shown);
 	ph_maps_free(maps);
-	return verdict.reason == PH_REASON_COUNT ? PH_CTL_DONE : PH_CTL_FAILED;
+	return verdict.reason == PH_REASON_COUNT && answered ? PH_CTL_DONE : PH_CTL_FAILED;
 }
