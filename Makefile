@@ -46,7 +46,8 @@ BPF_SRC := $(wildcard bpf/*.bpf.c)
 UNIT_SRC := $(wildcard selftests/unit/test_*.c)
 FUZZ_SRC := $(wildcard selftests/fuzz/fuzz_*.c)
 BENCH_SRC := $(wildcard selftests/bench/*.c)
-CHECKED_SRC := $(USER_SRC) $(CTL_SRC) $(wildcard tools/insns.c) $(UNIT_SRC) $(BENCH_SRC)
+STEER_SRC := selftests/steer/stand.c
+CHECKED_SRC := $(USER_SRC) $(CTL_SRC) tools/insns.c $(UNIT_SRC) $(FUZZ_SRC) $(STEER_SRC) $(BENCH_SRC)
 
 USER_OBJ := $(USER_SRC:%.c=$(BUILD)/%.o)
 LIB_OBJ := $(filter-out $(BUILD)/user/main.o,$(USER_OBJ))
@@ -56,6 +57,9 @@ SKEL := $(BPF_OBJ:.bpf.o=.skel.h)
 UNIT_BIN := $(UNIT_SRC:selftests/unit/%.c=$(BUILD)/unit/%)
 STEER_BIN := $(BUILD)/steer/stand $(BUILD)/steer/loss.bpf.o
 FUZZ_BIN := $(FUZZ_SRC:selftests/fuzz/%.c=$(BUILD)/fuzz/%)
+FUZZ_LIB_OBJ := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out user/main.c,$(USER_SRC)))
+FUZZ_OBJ := $(FUZZ_LIB_OBJ) $(FUZZ_SRC:%.c=$(BUILD)/fuzz/obj/%.o)
+FUZZ_SANITIZE := -fsanitize=address,undefined
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -63,7 +67,7 @@ FUZZ_BIN := $(FUZZ_SRC:selftests/fuzz/%.c=$(BUILD)/fuzz/%)
 
 all: $(BUILD)/phalad $(BUILD)/phalactl verifier
 
-# The sanitizer build is chosen by this word being among the goals. With check, which builds it after deps, no more than that.
+# The sanitizer build is chosen by this word being among the goals. With check, which builds it after deps, that is all.
 asan: $(if $(filter check,$(MAKECMDGOALS)),,$(BUILD)/phalad $(BUILD)/phalactl)
 
 $(BUILD)/phalad: $(BUILD)/user/main.o $(BUILD)/libphala.a
@@ -93,8 +97,8 @@ $(BUILD_TOP)/bpf/%.bpf.o: bpf/%.bpf.c | $(BUILD_TOP)/bpf/vmlinux.h
 $(BUILD_TOP)/bpf/%.skel.h: $(BUILD_TOP)/bpf/%.bpf.o
 	$(BPFTOOL) gen skeleton $< name ph_$(subst -,_,$*)_bpf > $@
 
-# Loads every program and prints what the verifier made of it, against bpf/budget. Exit status 4 is no privilege to load:
-# no failure, and no stamp, so that a later make by root looks.
+# Loads every program and prints what the verifier made of it, against bpf/budget. Exit status 4: no privilege to load.
+# That is no failure, and no stamp, so that a later make by root looks.
 verifier: $(BUILD_TOP)/verifier.stamp
 $(BUILD_TOP)/verifier.stamp: $(BPF_OBJ) $(BUILD)/tools/insns bpf/budget
 	@$(BUILD)/tools/insns bpf/budget $(BPF_OBJ); status=$$?; \
@@ -112,16 +116,19 @@ $(BUILD)/steer/stand: $(BUILD)/selftests/steer/stand.o $(BUILD)/libphala.a
 
 $(BUILD)/steer/%.bpf.o: selftests/steer/%.bpf.c
 	@mkdir -p $(@D)
-	$(CLANG) $(BPF_CFLAGS) -c -o $@ $<
+	$(CLANG) $(BPF_CFLAGS) -MMD -MP -MF $(@:.o=.d) -MT $@ -c -o $@ $<
 
 $(BUILD)/unit/%: $(BUILD)/selftests/unit/%.o $(BUILD)/libphala.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/fuzz/%: selftests/fuzz/%.c $(filter-out user/main.c,$(USER_SRC)) | $(SKEL)
+# Everything once more for libFuzzer, which wants coverage in each object.
+$(BUILD)/fuzz/obj/%.o: %.c | $(SKEL)
 	@mkdir -p $(@D)
-	$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 -g $(WARN) -fsanitize=fuzzer,address,undefined -MMD -MP -MF $@.d -o $@ \
-		$< $(filter-out user/main.c,$(USER_SRC)) $(LDLIBS)
+	$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 -g $(WARN) $(FUZZ_SANITIZE) -fsanitize=fuzzer-no-link -MMD -MP -c -o $@ $<
+
+$(FUZZ_BIN): $(BUILD)/fuzz/%: $(BUILD)/fuzz/obj/selftests/fuzz/%.o $(FUZZ_LIB_OBJ)
+	$(CLANG) $(FUZZ_SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
 fuzz: $(FUZZ_BIN)
 	selftests/fuzz/run $(BUILD)/fuzz $(FUZZ_SECONDS)
@@ -169,4 +176,4 @@ clean:
 	rm -rf $(BUILD_TOP)
 
 -include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(BENCH_SRC:%.c=$(BUILD)/%.d)
--include $(FUZZ_BIN:=.d)
+-include $(FUZZ_OBJ:.o=.d) $(STEER_SRC:%.c=$(BUILD)/%.d) $(BUILD)/steer/loss.bpf.d $(BUILD)/tools/insns.d
