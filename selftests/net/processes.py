@@ -95,6 +95,21 @@ def _(lab):
         expect(mss <= 1380, f"the client's MSS is {mss}")
 
 
+@topic.row("workers may open as many files as the hard limit allows, not the soft one")
+def _(lab):
+    lab.stop()
+    lab.start(["prlimit", "--nofile=512:2048"])
+    try:
+        pids = [pid for role, pid in lab.processes().items() if role.startswith("worker")]
+        expect(pids, "there are workers")
+        for pid in pids:
+            limit = re.search(r"^Max open files +(\S+) +(\S+)", Path(f"/proc/{pid}/limits").read_text(), re.M)
+            equal(limit.groups(), ("2048", "2048"), "soft and hard limit")
+    finally:
+        lab.restart()
+        lab.wait_healthy()
+
+
 @topic.row("kill -9 of the manager: connections go on, new ones work meanwhile, it is back within a second")
 def _(lab):
     pairs = [passthrough_pair(lab, "alpha1-7500s", "alpha1", 7500) for _ in range(3)]
@@ -249,10 +264,13 @@ def _(lab):
     wait_until(lambda: all(serial(lab) == before for _ in range(8)), 5, "and back")
 
 
-@topic.row("SIGHUP with a bad pair: the old one stays, and the log says why", what="rubbish")
-@topic.row("SIGHUP with another key: the old one stays, and the log says why", what="mismatch")
-@topic.row("SIGHUP with an expired certificate: the old one stays, and the log says why", what="expired")
-def _(lab, what):
+@topic.row("SIGHUP with a bad pair: the old one stays, and the log says why", what="rubbish",
+           why="no certificate in PEM")
+@topic.row("SIGHUP with another key: the old one stays, and the log says why", what="mismatch",
+           why="not the key of the certificate")
+@topic.row("SIGHUP with an expired certificate: the old one stays, and the log says why", what="expired",
+           why="the certificate has expired")
+def _(lab, what, why):
     before, logged = serial(lab), len(lab.log.read_text())
     other = lab.authority.issue(what, f"*.{DOMAIN}", days=-1 if what == "expired" else 30)
     pair = {"rubbish": (b"no certificate", b"no key"),
@@ -260,8 +278,7 @@ def _(lab, what):
             "expired": (other[0].read_bytes(), other[1].read_bytes())}[what]
     with files_replaced(lab, *pair):
         lab.phalad.send_signal(signal.SIGHUP)
-        wait_until(lambda: str(lab.certificate[0].parent) in lab.log.read_text()[logged:], 5,
-                   "a line about it in the log")
+        wait_until(lambda: why in lab.log.read_text()[logged:], 5, f"the log says: {why}")
         equal([serial(lab) for _ in range(4)], [before] * 4, "the certificate")
 
 

@@ -217,9 +217,11 @@ def _(lab):
 def _(lab):
     with lab.tls("alpha1-8080", version=ssl.TLSVersion.TLSv1_2) as client:
         pid = lab.workers()[0]["pid"]
-        lab.client.run(["openssl", "s_client", "-connect", f"{GATEWAY}:443", "-servername", f"alpha1-8080.{DOMAIN}",
-                        "-tls1_2"],
-                       input="R\n", timeout=20 * SLOW)
+        done = lab.client.run(["openssl", "s_client", "-connect", f"{GATEWAY}:443", "-servername",
+                               f"alpha1-8080.{DOMAIN}", "-tls1_2"], input="R\n", timeout=20 * SLOW)
+        said = done.stdout + done.stderr
+        expect("Cipher is ECDHE" in said, f"it connected: {said}")
+        expect("RENEGOTIATING" in said, f"it asked: {said}")
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         expect(client.recv_all().endswith(b"alpha1\n"), "others' connections go on")
         equal(lab.workers()[0]["pid"], pid, "worker")
