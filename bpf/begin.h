@@ -264,7 +264,7 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 	int action = TC_ACT_UNSPEC;
 	__u32 hello, kept = 0;
 
-	if (!p || !steer || !p->payload || !p->tcp.ack || p->tcp.syn || p->tcp.rst || !is_our_port(steer, p->tcp.dest))
+	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->payload || !p->tcp.ack || p->tcp.syn || p->tcp.rst || !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
 	if (hello_take(steer, &hello))
 		return decline(PH_REASON_DECLINED_FULL);

@@ -32,6 +32,9 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } ph_guard SEC(".maps");
 
+/* Whose sockets may call CVMs; set before the load. Binding to a device takes no privilege since Linux 5.7. */
+const volatile __u32 worker_uid = 0;
+
 static __always_inline int verdict(enum ph_guard_reason reason)
 {
 	__u32 key = reason;
@@ -116,12 +119,16 @@ SEC("tc")
 int guard_to_cvm(struct __sk_buff *skb)
 {
 	struct bpf_sock *sock = skb->sk;
+	__u32 uid;
 
 	if (skb->mark == PH_STEER_MARK)
 		return verdict(PH_GUARD_STEERED);
 	if (sock)
 		sock = bpf_sk_fullsock(sock);
-	return verdict(sock && sock->bound_dev_if == skb->ifindex ? PH_GUARD_SENT : PH_GUARD_NOT_OURS);
+	if (!sock || sock->bound_dev_if != skb->ifindex)
+		return verdict(PH_GUARD_NOT_OURS);
+	uid = bpf_get_socket_uid(skb);
+	return verdict(!uid || uid == worker_uid ? PH_GUARD_SENT : PH_GUARD_NOT_OURS);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -244,7 +244,7 @@ int steer_nic(struct __sk_buff *skb)
 	int action;
 	__u32 slot;
 
-	if (!s || !steer || !(steer->flags & PH_STEER_ON))
+	if (!s || !steer || !steer->slots)
 		return TC_ACT_UNSPEC;
 	p = &s->packet;
 	kind = packet_read(skb, ETH_HLEN, p);

@@ -34,6 +34,9 @@ enum option_index {
 	OPTION_GENERATE_KEY,
 	OPTION_ENDPOINT,
 	OPTION_UNDO,
+	OPTION_NUMBER,
+	OPTION_SECONDS,
+	OPTION_PINS,
 	OPTION_COUNT,
 };
 
@@ -58,6 +61,9 @@ static const struct option_row {
 	[OPTION_GENERATE_KEY] = { "generate-key", NULL, "make a key pair here; the gateway gets its public half" },
 	[OPTION_ENDPOINT] = { "endpoint", "HOST:PORT", "where the CVM reaches the gateway; over [Tunnel] Endpoint" },
 	[OPTION_UNDO] = { "undo", NULL, "let it have new connections again" },
+	[OPTION_NUMBER] = { "count", "N", "no more than so many" },
+	[OPTION_SECONDS] = { "seconds", "N", "no longer than that" },
+	[OPTION_PINS] = { "pins", NULL, "and take the maps away: flows, counters and instances are forgotten" },
 };
 
 static const struct verb {
@@ -111,9 +117,33 @@ static const struct verb {
 	  "NAME", "what would happen to a connection for that name, and why",
 	  "Reads the pinned maps with the code that workers use, and changes nothing: works whether phalad runs\n"
 	  "or not.\n"
-	  "Exits with 0 when the connection would be routed, with 1 when it would be refused.\n"
+	  "Exits with 0 when the connection would be routed, with 1 when it would be refused. For a passthrough name\n"
+	  "PATH is whether it would stay in the kernel, and if not, why.\n"
 	  "\n"
 	  "  phalactl route shop-8080.example.com\n" },
+	{ "flow", "list", ph_ctl_flow_list, NULL, 0, BIT(OPTION_APP) | BIT(OPTION_INSTANCE) | BIT(OPTION_NUMBER),
+	  "[--app APP] [--instance INSTANCE] [--count N]", "connections that the kernel path carries",
+	  "Reads the pinned maps: works whether phalad runs or not. One line a flow, the oldest first: FLOW is what\n"
+	  "`flow show` and `flow kill` take, IDLE the time since the last packet either way. A flow that is over\n"
+	  "stays for some seconds, and REASON is why it ended; one whose PATH is relay was left to a worker, and\n"
+	  "REASON is why. Of the connections that workers carry only the number is told.\n" },
+	{ "flow", "show", ph_ctl_flow_show, "FLOW", 0, 0,
+	  "SLOT[.GENERATION] | CLIENT:PORT", "all about one flow: options, sequence numbers, timestamps",
+	  "Sequence numbers are as the client knows them; `plus` is what they, and timestamps, grow by on the way.\n"
+	  "\n"
+	  "  phalactl flow show 192.0.2.2:40000\n" },
+	{ "flow", "kill", ph_ctl_flow_kill, "FLOW", 0, 0,
+	  "SLOT.GENERATION", "end a flow, with RST at both ends",
+	  "The generation keeps it from hitting another connection, which may have the slot by now.\n" },
+	{ "flow", "watch", ph_ctl_flow_watch, NULL, 0, BIT(OPTION_NUMBER) | BIT(OPTION_SECONDS),
+	  "[--count N] [--seconds N]", "a line for each flow that begins, ends, or is declined",
+	  "Until it is interrupted, has shown N, or that many seconds are over. One can watch at a time. What comes\n"
+	  "faster than it is read is lost, but counted (`status`). With --json each line is a document.\n" },
+	{ "detach", NULL, ph_ctl_detach, NULL, 0, BIT(OPTION_PINS),
+	  "[--pins]", "take the kernel path off all devices",
+	  "For when phalad is not to come back: it stays attached without it. Flows that are spliced are cut;\n"
+	  "what others have attached stays, and so does the guard of the tunnel device. A phalad that runs puts\n"
+	  "it back.\n" },
 };
 
 void ph_ctl_say(const char *format, ...)
@@ -308,6 +338,12 @@ static int check(const struct verb *verb, unsigned given, const char *const valu
 		return usage(verb, "a word too many");
 	if (verb->allowed & BIT(OPTION_GENERATE_KEY) && (!keys || keys & (keys - 1)))
 		return usage(verb, "either --public-key or --generate-key is needed");
+	for (unsigned i = OPTION_NUMBER; i <= OPTION_SECONDS; i++) {
+		uint32_t number;
+
+		if (values[i] && ph_value_number(values[i], 1, UINT32_MAX, &number))
+			return usage(verb, "--%s %s: not a number over 0", option_rows[i].name, values[i]);
+	}
 	if (values[OPTION_ENDPOINT] && ph_value_endpoint(values[OPTION_ENDPOINT]))
 		return usage(verb, "--endpoint %s: not HOST:PORT", values[OPTION_ENDPOINT]);
 	return PH_CTL_DONE;
@@ -355,6 +391,11 @@ static int run(const struct verb *verb, unsigned given, const char *const values
 	ctl->endpoint = values[OPTION_ENDPOINT];
 	ctl->generate_key = given & BIT(OPTION_GENERATE_KEY);
 	ctl->undo = given & BIT(OPTION_UNDO);
+	ctl->pins = given & BIT(OPTION_PINS);
+	if (values[OPTION_NUMBER])
+		ph_value_number(values[OPTION_NUMBER], 1, UINT32_MAX, &ctl->count);
+	if (values[OPTION_SECONDS])
+		ph_value_number(values[OPTION_SECONDS], 1, UINT32_MAX, &ctl->seconds);
 	ctl->operand = operand;
 	status = resolve(ctl, values);
 	if (!status)

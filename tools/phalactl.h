@@ -30,7 +30,8 @@ struct ph_ctl {
 	bool json;
 	const char *app, *instance;		/* the verb's own options; NULL when not given */
 	const char *public_key, *endpoint;
-	bool generate_key, undo;
+	bool generate_key, undo, pins;
+	uint32_t count, seconds;		/* 0 when not given */
 	const char *operand;			/* NULL for verbs without one */
 };
 
@@ -43,6 +44,11 @@ int ph_ctl_cvm_drain(const struct ph_ctl *ctl);
 int ph_ctl_map_list(const struct ph_ctl *ctl);
 int ph_ctl_map_dump(const struct ph_ctl *ctl);
 int ph_ctl_route(const struct ph_ctl *ctl);
+int ph_ctl_flow_list(const struct ph_ctl *ctl);
+int ph_ctl_flow_show(const struct ph_ctl *ctl);
+int ph_ctl_flow_kill(const struct ph_ctl *ctl);
+int ph_ctl_flow_watch(const struct ph_ctl *ctl);
+int ph_ctl_detach(const struct ph_ctl *ctl);
 
 /* Words on standard error, with the program's name before them. */
 void ph_ctl_say(const char *format, ...) __attribute__((format(printf, 1, 2)));

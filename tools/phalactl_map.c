@@ -2,7 +2,7 @@
 /*
  * The pinned maps, one row each: a later map needs a row in the table, its columns, and a function that makes rows.
  */
-#include "phalactl.h"
+#include "phalactl_map.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -15,14 +15,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-struct rows {
-	const struct ph_ctl *ctl;
-	const struct ph_maps *maps;
-	struct ph_json *array;			/* NULL when they are only counted */
-	uint64_t count;
-};
-
-static void rows_add(struct rows *rows, struct ph_json *row)
+void ph_rows_add(struct ph_rows *rows, struct ph_json *row)
 {
 	rows->count++;
 	if (rows->array)
@@ -31,7 +24,7 @@ static void rows_add(struct rows *rows, struct ph_json *row)
 		ph_json_free(row);
 }
 
-static int gateway_rows(struct rows *rows)
+static int gateway_rows(struct ph_rows *rows)
 {
 	const struct ph_gateway gateway = *rows->maps->gateway;
 	uint64_t now_ns = ph_ctl_boot_now_ns();
@@ -51,7 +44,7 @@ static int gateway_rows(struct rows *rows)
 	ph_json_set_real(row, "healthy_for_s", gateway.healthy_for_ns / 1e9);
 	ph_json_set_real(row, "manager_grace_s", gateway.manager_grace_ns / 1e9);
 	ph_json_set_number(row, "workers", gateway.workers);
-	rows_add(rows, row);
+	ph_rows_add(rows, row);
 	return 0;
 }
 
@@ -72,7 +65,7 @@ static void print_gateway(const struct ph_json *rows, FILE *out)
 	ph_table_print_record(ph_json_at(rows, 0), gateway_columns, out);
 }
 
-static int instance_rows(struct rows *rows)
+static int instance_rows(struct ph_rows *rows)
 {
 	struct ph_instance instance;
 
@@ -82,7 +75,7 @@ static int instance_rows(struct rows *rows)
 		if (!ph_ctl_slot(rows->maps, slot, &instance))
 			continue;
 		ref.generation = instance.generation;
-		rows_add(rows, ph_ctl_instance_json(rows->maps, &ref, &instance, instance.instance_id));
+		ph_rows_add(rows, ph_ctl_instance_json(rows->maps, &ref, &instance, instance.instance_id));
 	}
 	return 0;
 }
@@ -104,7 +97,7 @@ static int id_row(const struct ph_id_key *key, const struct ph_id *value, void *
 	uint32_t count = value->count < PH_APP_INSTANCES_MAX ? value->count : PH_APP_INSTANCES_MAX;
 	struct ph_json *row = ph_json_object(), *instances = ph_json_array();
 	struct ph_instance instance;
-	struct rows *rows = arg;
+	struct ph_rows *rows = arg;
 	char text[PH_ID_SIZE];
 
 	snprintf(text, sizeof(text), "%.*s", PH_ID_SIZE - 1, key->id);
@@ -123,11 +116,11 @@ static int id_row(const struct ph_id_key *key, const struct ph_id *value, void *
 		}
 	}
 	ph_json_set(row, "instances", instances);
-	rows_add(rows, row);
+	ph_rows_add(rows, row);
 	return 0;
 }
 
-static int id_rows(struct rows *rows)
+static int id_rows(struct ph_rows *rows)
 {
 	int err = ph_maps_each_id(rows->maps, id_row, rows);
 
@@ -152,11 +145,11 @@ static int domain_row(const struct ph_domain_key *key, uint32_t index, void *arg
 	snprintf(name, sizeof(name), "%.*s", PH_NAME_SIZE - 1, key->name);
 	ph_json_set_string(row, "domain", name);
 	ph_json_set_number(row, "index", index);
-	rows_add(arg, row);
+	ph_rows_add(arg, row);
 	return 0;
 }
 
-static int domain_rows(struct rows *rows)
+static int domain_rows(struct ph_rows *rows)
 {
 	int err = ph_maps_each_domain(rows->maps, domain_row, rows);
 
@@ -171,7 +164,7 @@ static const struct ph_column domain_columns[] = {
 	{ 0 },
 };
 
-static int worker_rows(struct rows *rows)
+static int worker_rows(struct ph_rows *rows)
 {
 	/* Those that a larger number of workers left behind still count. */
 	for (uint32_t i = 0; i < PH_WORKERS_MAX; i++) {
@@ -182,7 +175,7 @@ static int worker_rows(struct rows *rows)
 			continue;
 		ph_json_set(row, "counters",
 			    ph_ctl_counters_json(counters, PH_REASONS_MAX, ph_ctl_reasons, PH_REASON_COUNT));
-		rows_add(rows, row);
+		ph_rows_add(rows, row);
 	}
 	return 0;
 }
@@ -214,7 +207,7 @@ static void print_workers(const struct ph_json *rows, FILE *out)
 	}
 }
 
-static int guard_rows(struct rows *rows)
+static int guard_rows(struct ph_rows *rows)
 {
 	uint64_t counters[PH_GUARD_COUNT];
 	int err = ph_guard_counters(rows->ctl->bpf_dir, counters);
@@ -228,7 +221,7 @@ static int guard_rows(struct rows *rows)
 		ph_json_set_string(row, "reason", ph_ctl_guard_reasons[i].word);
 		ph_json_set_number(row, "count", counters[i]);
 		ph_json_set_string(row, "text", ph_ctl_guard_reasons[i].text);
-		rows_add(rows, row);
+		ph_rows_add(rows, row);
 	}
 	return err;
 }
@@ -240,21 +233,24 @@ static const struct ph_column guard_columns[] = {
 	{ 0 },
 };
 
-/* Either @columns, for one line a row, or @print. */
-static const struct map_row {
-	const char *name;			/* pinned as ph_<name> */
-	int (*rows)(struct rows *rows);		/* 0 or -errno */
-	const struct ph_column *columns;
-	void (*print)(const struct ph_json *rows, FILE *out);
-	const char *help;
-} map_rows[] = {
-	{ "gateway", gateway_rows, NULL, print_gateway, "health's clock and limits" },
-	{ "instances", instance_rows, instance_columns, NULL, "CVMs: address, state, handshake" },
-	{ "ids", id_rows, id_columns, NULL, "what app-ids and instance-ids stand for" },
-	{ "domains", domain_rows, domain_columns, NULL, "base domains" },
-	{ "workers", worker_rows, NULL, print_workers, "heartbeats and counters of each worker" },
-	{ "guard", guard_rows, guard_columns, NULL, "packets on the tunnel device, by what became of them" },
+static const struct ph_map_row map_rows[] = {
+	{ "gateway", gateway_rows, NULL, print_gateway, "health's clock and limits", NULL },
+	{ "instances", instance_rows, instance_columns, NULL, "CVMs: address, state, handshake", NULL },
+	{ "ids", id_rows, id_columns, NULL, "what app-ids and instance-ids stand for", NULL },
+	{ "domains", domain_rows, domain_columns, NULL, "base domains", NULL },
+	{ "workers", worker_rows, NULL, print_workers, "heartbeats and counters of each worker", NULL },
+	{ "guard", guard_rows, guard_columns, NULL, "packets on the tunnel device, by what became of them",
+	  "phalad makes it with a WireGuard device" },
 };
+
+/* Those above, then the kernel path's. Return: NULL behind the last one. */
+static const struct ph_map_row *map_at(size_t index)
+{
+	if (index < COUNT(map_rows))
+		return &map_rows[index];
+	index -= COUNT(map_rows);
+	return index < ph_kernel_map_count ? &ph_kernel_maps[index] : NULL;
+}
 
 static const char *type_word(uint32_t type)
 {
@@ -266,6 +262,7 @@ static const char *type_word(uint32_t type)
 		[BPF_MAP_TYPE_LRU_HASH] = "lru-hash",
 		[BPF_MAP_TYPE_LPM_TRIE] = "lpm-trie",
 		[BPF_MAP_TYPE_SOCKHASH] = "sockhash",
+		[BPF_MAP_TYPE_QUEUE] = "queue",
 		[BPF_MAP_TYPE_RINGBUF] = "ringbuf",
 	};
 
@@ -315,9 +312,23 @@ static int read_info(const char *path, struct map_info *ret_info)
 	return 0;
 }
 
-static int list_row(const struct map_row *map, struct rows *rows, struct ph_json *list)
+static int count_rows(const struct ph_map_row *map, struct ph_rows *rows, uint64_t entries_max, struct ph_json *row)
 {
-	char path[PATH_MAX + 64], entries[64];
+	char text[64];
+	int err;
+
+	rows->count = 0;
+	err = map->rows(rows);
+	snprintf(text, sizeof(text), "%" PRIu64 " of %" PRIu64, rows->count, entries_max);
+	ph_json_set_number(row, "entries", rows->count);
+	if (!rows->ctl->json)
+		ph_json_set_string(row, "entries_text", text);
+	return err;
+}
+
+static int list_row(const struct ph_map_row *map, struct ph_rows *rows, struct ph_json *list)
+{
+	char path[PATH_MAX + 64];
 	struct ph_json *row = ph_json_object();
 	struct map_info info = { 0 };
 	int err;
@@ -326,22 +337,17 @@ static int list_row(const struct map_row *map, struct rows *rows, struct ph_json
 	ph_json_set_string(row, "name", map->name);
 	err = read_info(path, &info);
 	if (!err) {
-		rows->count = 0;
-		err = map->rows(rows);
-		snprintf(entries, sizeof(entries), "%" PRIu64 " of %" PRIu64, rows->count, info.entries_max);
 		ph_json_set_string(row, "type", type_word(info.type));
-		ph_json_set_number(row, "entries", rows->count);
 		ph_json_set_number(row, "entries_max", info.entries_max);
-		if (!rows->ctl->json)
-			ph_json_set_string(row, "entries_text", entries);
+		if (map->rows)
+			err = count_rows(map, rows, info.entries_max, row);
 		ph_json_set_number(row, "memory_bytes", info.memory_bytes);
 	}
 	ph_json_set_bool(row, "pinned", !err);
 	ph_json_set_string(row, "path", path);
 	ph_json_set_string(row, "holds", map->help);
 	ph_json_add(list, row);
-	/* There is no guard on an external tunnel. */
-	return err && err != -ENOENT ? ph_ctl_fail("%s: %s", path, strerror(-err)) : PH_CTL_DONE;
+	return err && (err != -ENOENT || !map->absent) ? ph_ctl_fail("%s: %s", path, strerror(-err)) : PH_CTL_DONE;
 }
 
 static void print_list(const struct ph_json *list)
@@ -359,36 +365,53 @@ static void print_list(const struct ph_json *list)
 	ph_table_print(list, columns, stdout);
 }
 
+/* Maps of another layout are as good as none, but that is told. Return: PH_CTL_DONE or PH_CTL_FAILED. */
+static int open_maps(const struct ph_ctl *ctl, struct ph_maps **ret_maps, struct ph_flows **ret_flows)
+{
+	int status = ph_ctl_maps_open(ctl, ret_maps), err;
+	char error[PATH_MAX + 128];
+
+	if (status)
+		return status;
+	err = ph_flows_open(ctl->bpf_dir, ret_flows, error, sizeof(error));
+	if (err && err != -ENOENT)
+		ph_ctl_say("%s", error);
+	return PH_CTL_DONE;
+}
+
 int ph_ctl_map_list(const struct ph_ctl *ctl)
 {
-	struct rows rows = { .ctl = ctl };
+	struct ph_rows rows = { .ctl = ctl };
+	struct ph_flows *flows = NULL;
 	struct ph_maps *maps = NULL;
 	struct ph_json *list;
 	int status;
 
-	status = ph_ctl_maps_open(ctl, &maps);
+	status = open_maps(ctl, &maps, &flows);
 	if (status)
 		return status;
 	rows.maps = maps;
+	rows.flows = flows;
 	list = ph_json_array();
-	for (size_t i = 0; !status && i < COUNT(map_rows); i++)
-		status = list_row(&map_rows[i], &rows, list);
+	for (size_t i = 0; !status && map_at(i); i++)
+		status = list_row(map_at(i), &rows, list);
 	if (!status && ctl->json)
 		ph_json_print(list, stdout);
 	else if (!status)
 		print_list(list);
 	ph_json_free(list);
+	ph_flows_free(flows);
 	ph_maps_free(maps);
 	return status;
 }
 
-static const struct map_row *find_map(const char *name)
+static const struct ph_map_row *find_map(const char *name)
 {
 	if (!strncmp(name, "ph_", 3))
 		name += 3;
-	for (size_t i = 0; i < COUNT(map_rows); i++) {
-		if (!strcmp(map_rows[i].name, name))
-			return &map_rows[i];
+	for (size_t i = 0; map_at(i); i++) {
+		if (!strcmp(map_at(i)->name, name))
+			return map_at(i);
 	}
 	return NULL;
 }
@@ -396,13 +419,13 @@ static const struct map_row *find_map(const char *name)
 static int unknown_map(const char *name)
 {
 	fprintf(stderr, "phalactl: no map is called %s; there are", name);
-	for (size_t i = 0; i < COUNT(map_rows); i++)
-		fprintf(stderr, "%s %s", i ? "," : "", map_rows[i].name);
+	for (size_t i = 0; map_at(i); i++)
+		fprintf(stderr, "%s %s", i ? "," : "", map_at(i)->name);
 	fputc('\n', stderr);
 	return PH_CTL_USAGE;
 }
 
-static void print_rows(const struct map_row *map, const struct ph_json *rows)
+static void print_rows(const struct ph_map_row *map, const struct ph_json *rows)
 {
 	if (map->print)
 		map->print(rows, stdout);
@@ -412,27 +435,33 @@ static void print_rows(const struct map_row *map, const struct ph_json *rows)
 
 int ph_ctl_map_dump(const struct ph_ctl *ctl)
 {
-	const struct map_row *map = find_map(ctl->operand);
-	struct rows rows = { .ctl = ctl };
+	const struct ph_map_row *map = find_map(ctl->operand);
+	struct ph_rows rows = { .ctl = ctl };
+	struct ph_flows *flows = NULL;
 	struct ph_maps *maps = NULL;
 	int status, err;
 
 	if (!map)
 		return unknown_map(ctl->operand);
-	status = ph_ctl_maps_open(ctl, &maps);
+	if (!map->rows)
+		return ph_ctl_fail("%s cannot be dumped, as reading takes away: %s", map->name, map->help);
+	status = open_maps(ctl, &maps, &flows);
 	if (status)
 		return status;
 	rows.maps = maps;
+	rows.flows = flows;
 	rows.array = ph_json_array();
 	err = map->rows(&rows);
-	if (err)
-		status = ph_ctl_fail("%s/ph_%s: %s", ctl->bpf_dir, map->name,
-				     err == -ENOENT ? "not pinned: phalad makes it with a WireGuard device" : strerror(-err));
+	if (err == -ENOENT && map->absent)
+		status = ph_ctl_fail("%s/ph_%s: not pinned: %s", ctl->bpf_dir, map->name, map->absent);
+	else if (err)
+		status = ph_ctl_fail("%s/ph_%s: %s", ctl->bpf_dir, map->name, strerror(-err));
 	else if (ctl->json)
 		ph_json_print(rows.array, stdout);
 	else
 		print_rows(map, rows.array);
 	ph_json_free(rows.array);
+	ph_flows_free(flows);
 	ph_maps_free(maps);
 	return status;
 }

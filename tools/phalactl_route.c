@@ -2,7 +2,7 @@
 /*
  * What would happen to a connection for a name: asked of the parser and the route that workers use, and put in words.
  */
-#include "phalactl.h"
+#include "phalactl_flow.h"
 
 #include <arpa/inet.h>
 #include <stdlib.h>
@@ -181,6 +181,47 @@ static struct ph_json *manager_json(const struct ph_maps *maps)
 	return manager;
 }
 
+/* Flows of the app, or of the instance, against the limit of each. */
+static bool is_at_limit(const struct ph_flows *flows, const struct ph_id *id)
+{
+	struct ph_steer steer;
+	struct ph_load load;
+	uint64_t active = 0;
+
+	if (ph_flows_steer(flows, &steer) || !steer.app_limit)
+		return false;
+	for (uint32_t i = 0; i < id->count && i < PH_APP_INSTANCES_MAX; i++)
+		if (!ph_flows_load(flows, id->refs[i].slot, &load) && load.generation == id->refs[i].generation)
+			active += load.active;
+	return active >= steer.app_limit;
+}
+
+/* Why a worker would relay it; NULL if it would stay in the kernel. */
+static const char *relay_reason(const struct ph_ctl *ctl, const struct ph_maps *maps, const struct verdict *verdict)
+{
+	struct ph_flows *flows = NULL;
+	char error[PATH_MAX + 128];
+	const char *why;
+
+	ph_flows_open(ctl->bpf_dir, &flows, error, sizeof(error));
+	why = ph_ctl_kernel_closed(maps, flows);
+	if (!why && is_at_limit(flows, &verdict->route.id))
+		why = ph_ctl_reasons[PH_REASON_DECLINED_LIMIT].text;
+	ph_flows_free(flows);
+	return why;
+}
+
+/* "path" is null where there is no choice: TLS ends in a worker, or the connection is refused. */
+static void set_path(struct ph_json *json, const struct ph_ctl *ctl, const struct ph_maps *maps,
+		     const struct verdict *verdict)
+{
+	bool chosen = verdict->reason == PH_REASON_COUNT && verdict->route.name.mode == PH_MODE_PASSTHROUGH;
+	const char *why = chosen ? relay_reason(ctl, maps, verdict) : NULL;
+
+	ph_json_set_string(json, "path", !chosen ? NULL : why ? "relay" : "kernel");
+	ph_json_set_string(json, "path_text", why);
+}
+
 static struct ph_json *route_json(const struct ph_maps *maps, const struct verdict *verdict, const char *shown)
 {
 	struct ph_json *json = ph_json_object();
@@ -243,7 +284,7 @@ static void print_route(const struct ph_json *json)
 		{ 0 },
 	};
 	const struct ph_json *parsed = ph_json_child(json, "parsed"), *instances = ph_json_child(json, "instances");
-	const char *kind = ph_json_string(json, "kind", NULL);
+	const char *kind = ph_json_string(json, "kind", NULL), *path = ph_json_string(json, "path", "");
 	unsigned choices = (unsigned)ph_json_number(json, "choices", 0);
 	size_t count = ph_json_count(instances);
 
@@ -270,6 +311,10 @@ static void print_route(const struct ph_json *json)
 		printf("routed    to one of %u healthy instances, at random\n", choices);
 	else
 		printf("refused   %s: %s\n", ph_json_string(json, "reason", ""), ph_json_string(json, "text", ""));
+	if (!strcmp(path, "kernel"))
+		printf("path      kernel: no process touches it; of clients over IPv6, relay\n");
+	else if (path[0])
+		printf("path      relay: %s\n", ph_json_string(json, "path_text", ""));
 }
 
 int ph_ctl_route(const struct ph_ctl *ctl)
@@ -293,6 +338,7 @@ int ph_ctl_route(const struct ph_ctl *ctl)
 	ph_log_escape(shown, shown_size, ctl->operand, strlen(ctl->operand));
 	judge(maps, ctl->operand, &verdict);
 	json = route_json(maps, &verdict, shown);
+	set_path(json, ctl, maps, &verdict);
 	if (ctl->json)
 		ph_json_print(json, stdout);
 	else

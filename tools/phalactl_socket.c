@@ -140,7 +140,7 @@ static int unreachable(const char *path, int err)
 	switch (err) {
 	case -ENOENT:
 	case -ECONNREFUSED:
-		return ph_ctl_fail("no phalad answers at %s: %s (`map` and `route` work without it)", path,
+		return ph_ctl_fail("no phalad answers at %s: %s (`flow list`, `map` and `route` work without it)", path,
 				   err == -ENOENT ? "there is no such socket" : "nobody listens");
 	case -EACCES:
 	case -EPERM:

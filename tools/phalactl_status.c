@@ -2,7 +2,7 @@
 /*
  * How the gateway is: what the manager says, or, when it says nothing, what the maps still tell.
  */
-#include "phalactl.h"
+#include "phalactl_flow.h"
 
 static void print_tunnel(const struct ph_json *tunnel)
 {
@@ -52,6 +52,86 @@ static void print_counters(const struct ph_json *counters, const struct ph_ctl_w
 	ph_ctl_counters_print(counters, words, word_count, heading, stdout);
 }
 
+/* A reason's word, as the documents have it. Return: @text or a constant. */
+static const char *reason_word(uint32_t reason, char *text, size_t size)
+{
+	if (reason < PH_REASON_COUNT)
+		return ph_ctl_reasons[reason].word;
+	snprintf(text, size, "reason-%u", reason);
+	return text;
+}
+
+/* What workers and the kernel path count by the same words, together. */
+static struct ph_json *totals_json(const struct ph_json *counters, const struct ph_json *kernel)
+{
+	struct ph_json *totals = ph_json_object();
+	char later[32];
+
+	for (uint32_t reason = 0; reason < PH_REASONS_MAX; reason++) {
+		const char *word = reason_word(reason, later, sizeof(later));
+		double total = ph_json_number(counters, word, 0) + ph_json_number(kernel, word, 0);
+
+		if (total > 0)
+			ph_json_set_number(totals, word, (uint64_t)total);
+	}
+	return totals;
+}
+
+/* @maps: NULL when there are none. */
+static void add_kernel(const struct ph_ctl *ctl, const struct ph_maps *maps, struct ph_json *status)
+{
+	struct ph_json *kernel = maps ? ph_ctl_kernel_json(ctl, maps) : NULL;
+
+	ph_json_set(status, "kernel", kernel);
+	if (kernel)
+		ph_json_set(status, "totals",
+			    totals_json(ph_json_child(status, "counters"), ph_json_child(kernel, "counters")));
+}
+
+/* With the kernel path's part beside the sum. */
+static void print_totals(const struct ph_json *status)
+{
+	static const struct ph_column columns[] = {
+		{ "reason", "CONNECTIONS", PH_CELL_TEXT },
+		{ "count", "COUNT", PH_CELL_NUMBER },
+		{ "kernel", "KERNEL", PH_CELL_NUMBER },
+		{ "text", "MEANING", PH_CELL_TEXT },
+		{ 0 },
+	};
+	const struct ph_json *totals = ph_json_child(status, "totals");
+	const struct ph_json *kernel = ph_json_child(ph_json_child(status, "kernel"), "counters");
+	struct ph_json *rows = ph_json_array();
+	char later[32];
+
+	for (uint32_t reason = 0; reason < PH_REASONS_MAX; reason++) {
+		const char *word = reason_word(reason, later, sizeof(later));
+		uint64_t total = (uint64_t)ph_json_number(totals, word, 0);
+		struct ph_json *row;
+
+		if (!total)
+			continue;
+		row = ph_json_object();
+		ph_json_set_string(row, "reason", word);
+		ph_json_set_number(row, "count", total);
+		ph_json_set_number(row, "kernel", (uint64_t)ph_json_number(kernel, word, 0));
+		ph_json_set_string(row, "text", reason < PH_REASON_COUNT ? ph_ctl_reasons[reason].text : NULL);
+		ph_json_add(rows, row);
+	}
+	if (ph_json_count(rows)) {
+		printf("\n");
+		ph_table_print(rows, columns, stdout);
+	}
+	ph_json_free(rows);
+}
+
+static void print_connections(const struct ph_json *status)
+{
+	if (ph_json_child(status, "kernel"))
+		print_totals(status);
+	else
+		print_counters(ph_json_child(status, "counters"), ph_ctl_reasons, PH_REASON_COUNT, "CONNECTIONS");
+}
+
 static void print_status(const struct ph_json *status)
 {
 	const char *trouble = ph_json_string(status, "trouble", NULL);
@@ -64,10 +144,11 @@ static void print_status(const struct ph_json *status)
 	printf("CVMs     %.0f of %.0f apps: %.0f healthy, %.0f draining\n", ph_json_number(status, "cvms", 0),
 	       ph_json_number(status, "apps", 0), ph_json_number(status, "healthy", 0),
 	       ph_json_number(status, "draining", 0));
+	ph_ctl_kernel_print(ph_json_child(status, "kernel"));
 	if (trouble)
 		printf("trouble  %s\n", trouble);
 	print_workers(ph_json_child(status, "workers"));
-	print_counters(ph_json_child(status, "counters"), ph_ctl_reasons, PH_REASON_COUNT, "CONNECTIONS");
+	print_connections(status);
 	print_counters(ph_json_child(status, "guard"), ph_ctl_guard_reasons, PH_GUARD_COUNT, "TUNNEL PACKETS");
 }
 
@@ -106,6 +187,7 @@ static void show_maps(const struct ph_ctl *ctl)
 	if (ph_maps_open(ctl->bpf_dir, -1, &maps, error, sizeof(error)))
 		return;
 	status = status_of_maps(maps);
+	add_kernel(ctl, maps, status);
 	if (ctl->json) {
 		ph_json_print(status, stdout);
 	} else {
@@ -115,8 +197,9 @@ static void show_maps(const struct ph_ctl *ctl)
 			       ph_table_duration(age, sizeof(age), ph_json_number(status, "health_age_s", 0)),
 			       ph_json_bool(status, "stale", true) ? ", too long to route by it" : "");
 		printf("\n");
+		ph_ctl_kernel_print(ph_json_child(status, "kernel"));
 		print_workers(ph_json_child(status, "workers"));
-		print_counters(ph_json_child(status, "counters"), ph_ctl_reasons, PH_REASON_COUNT, "CONNECTIONS");
+		print_connections(status);
 	}
 	ph_json_free(status);
 	ph_maps_free(maps);
@@ -124,7 +207,9 @@ static void show_maps(const struct ph_ctl *ctl)
 
 int ph_ctl_status(const struct ph_ctl *ctl)
 {
+	struct ph_maps *maps = NULL;
 	struct ph_json *reply;
+	char error[512];
 	int status;
 
 	status = ph_ctl_request(ctl, ph_ctl_verb("status"), &reply);
@@ -132,10 +217,13 @@ int ph_ctl_status(const struct ph_ctl *ctl)
 		show_maps(ctl);
 		return status;
 	}
+	ph_maps_open(ctl->bpf_dir, -1, &maps, error, sizeof(error));
+	add_kernel(ctl, maps, ph_json_child(reply, "result"));
 	if (ctl->json)
 		ph_json_print(ph_json_child(reply, "result"), stdout);
 	else
 		print_status(ph_json_child(reply, "result"));
 	ph_json_free(reply);
+	ph_maps_free(maps);
 	return PH_CTL_DONE;
 }

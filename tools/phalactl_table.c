@@ -28,7 +28,7 @@ const char *ph_table_duration(char *text, size_t size, double seconds)
 	return text;
 }
 
-static const char *bytes_text(char *text, size_t size, double bytes)
+const char *ph_table_bytes(char *text, size_t size, double bytes)
 {
 	static const char *const units[] = { "KiB", "MiB", "GiB", "TiB", "PiB" };
 	size_t unit = 0;
@@ -87,7 +87,7 @@ static void write_cell(const struct ph_json *row, const struct ph_column *column
 		fprintf(out, "%.0f", number);
 		break;
 	case PH_CELL_BYTES:
-		fputs(bytes_text(text, sizeof(text), number), out);
+		fputs(ph_table_bytes(text, sizeof(text), number), out);
 		break;
 	case PH_CELL_AGE:
 		fprintf(out, "%s ago", ph_table_duration(text, sizeof(text), number));

@@ -35,5 +35,7 @@ void ph_table_print_record(const struct ph_json *row, const struct ph_column *co
 
 /* "63 s", "5 min 3 s"; at most @size bytes with the closing zero. Return: @text. */
 const char *ph_table_duration(char *text, size_t size, double seconds);
+/* "1.50 MiB"; likewise. */
+const char *ph_table_bytes(char *text, size_t size, double bytes);
 
 #endif

@@ -39,8 +39,10 @@ int ph_channel_send(int fd, const struct ph_message *message, const int *fds, un
 		memcpy(CMSG_DATA(rights), fds, fd_count * sizeof(int));
 	}
 
+	/* Without descriptors by send(2): workers are not allowed sendmsg(2), which could hand some to the manager. */
 	do {
-		sent = sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
+		sent = fd_count ? sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL)
+				: send(fd, message, sizeof(*message), MSG_DONTWAIT | MSG_NOSIGNAL);
 	} while (sent < 0 && errno == EINTR);
 	if (sent < 0)
 		return -errno;

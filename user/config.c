@@ -228,7 +228,7 @@ static int take_key(void *arg, const char *section, const char *name, const char
 		if (ph_setting_set(setting, config, value, why, sizeof(why)))
 			return !fail(parser, parser->line, "%s = %s: %s", name,
 				     ph_log_escape(escaped, sizeof(escaped), value, strlen(value)), why);
-		if (ph_setting_repeats(setting))
+		if (config->listen_count < PH_LISTEN_MAX && config->listen[config->listen_count].address_len)
 			parser->listen_lines[config->listen_count++] = parser->line;
 		return 1;
 	}

@@ -49,6 +49,7 @@ struct ph_config {
 	char path[PATH_MAX];
 	struct ph_listen listen[PH_LISTEN_MAX];
 	uint32_t listen_count;
+	char nics[PH_NICS_MAX][16];		/* IFNAMSIZ; where steer looks for clients; unused ones are empty */
 	struct ph_domain domains[PH_DOMAINS_MAX];
 	uint32_t domain_count;
 	struct ph_tunnel tunnel;

@@ -19,15 +19,17 @@
 
 /* The end, and refusals. */
 
-/* @reset: with a RST, so that the peer knows its stream to be cut off. */
+/*
+ * @reset: with a RST, so that the peer knows its stream to be cut off. A CVM's socket is made to be reset (ph_dial()),
+ * because a FIN from the kernel when a worker dies would tell the CVM that what it has is all.
+ */
 static void close_end(struct ph_end *end, bool reset)
 {
-	static const struct linger at_once = { .l_onoff = 1 };
+	const struct linger linger = { .l_onoff = reset };
 
 	if (end->fd < 0)
 		return;
-	if (reset)
-		setsockopt(end->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	setsockopt(end->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 	close(end->fd);
 	*end = (struct ph_end){ .fd = -1 };
 }

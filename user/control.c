@@ -26,6 +26,8 @@ enum member {
 	MEMBER_INSTANCE = 2,
 	MEMBER_PUBLIC_KEY = 4,
 	MEMBER_DRAIN = 8,
+	MEMBER_FLOW = 16,
+	MEMBER_GENERATION = 32,
 };
 
 static const struct {
@@ -38,6 +40,7 @@ static const struct {
 	[PH_CONTROL_CVM_SHOW] = { "cvm show", MEMBER_INSTANCE },
 	[PH_CONTROL_CVM_REMOVE] = { "cvm remove", MEMBER_INSTANCE },
 	[PH_CONTROL_CVM_DRAIN] = { "cvm drain", MEMBER_INSTANCE | MEMBER_DRAIN },
+	[PH_CONTROL_FLOW_KILL] = { "flow kill", MEMBER_FLOW | MEMBER_GENERATION },
 };
 
 static const struct {
@@ -48,6 +51,8 @@ static const struct {
 	{ "instance", MEMBER_INSTANCE },
 	{ "public_key", MEMBER_PUBLIC_KEY },
 	{ "drain", MEMBER_DRAIN },
+	{ "flow", MEMBER_FLOW },
+	{ "generation", MEMBER_GENERATION },
 };
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -78,6 +83,16 @@ static int take_text(const json_t *value, const char *name, char *out, size_t si
 	return 0;
 }
 
+static int take_number(const json_t *value, const char *name, uint32_t *out, char *error, size_t error_size)
+{
+	json_int_t number = json_integer_value(value);
+
+	if (!json_is_integer(value) || number < 0 || number > UINT32_MAX)
+		return refuse(error, error_size, "%s is not a number from 0 to %u", name, UINT32_MAX);
+	*out = (uint32_t)number;
+	return 0;
+}
+
 static int take_member(const json_t *value, const char *name, enum member member, struct ph_control_request *request,
 		       char *error, size_t error_size)
 {
@@ -93,6 +108,10 @@ static int take_member(const json_t *value, const char *name, enum member member
 			return refuse(error, error_size, "drain is neither true nor false");
 		request->drain = json_is_true(value);
 		return 0;
+	case MEMBER_FLOW:
+		return take_number(value, name, &request->flow, error, error_size);
+	case MEMBER_GENERATION:
+		return take_number(value, name, &request->generation, error, error_size);
 	}
 	return -EINVAL;
 }
@@ -279,6 +298,11 @@ char *ph_control_added(const struct ph_control_cvm *cvm, const struct ph_tunnel 
 char *ph_control_removed(const char *instance, uint64_t ended)
 {
 	return answer(json_pack("{s:s, s:I}", "instance", instance, "ended", (json_int_t)ended));
+}
+
+char *ph_control_killed(uint64_t killed)
+{
+	return answer(json_pack("{s:I}", "killed", (json_int_t)killed));
 }
 
 static json_t *worker_object(uint32_t index, const struct ph_worker *worker, uint64_t now_ns)

@@ -8,6 +8,7 @@
  *   {"verb":"cvm show","instance":INSTANCE}
  *   {"verb":"cvm remove","instance":INSTANCE}
  *   {"verb":"cvm drain","instance":INSTANCE,"drain":true or false}
+ *   {"verb":"flow kill","flow":SLOT,"generation":GENERATION}
  *
  *   {"ok":true,"result":...}
  *   {"ok":false,"code":"EBUSY","error":"one line"}
@@ -35,6 +36,7 @@ enum ph_control_verb {
 	PH_CONTROL_CVM_SHOW,
 	PH_CONTROL_CVM_REMOVE,
 	PH_CONTROL_CVM_DRAIN,
+	PH_CONTROL_FLOW_KILL,
 };
 
 /* What a verb does not take is empty. Texts are no longer than they may be; whether they make sense is not judged. */
@@ -44,6 +46,7 @@ struct ph_control_request {
 	char instance[PH_ID_SIZE];
 	char public_key[PH_KEY_BASE64_SIZE];
 	bool drain;
+	uint32_t flow, generation;		/* slot in ph_flows, and its generation */
 };
 
 /**
@@ -77,6 +80,7 @@ char *ph_control_cvm(const struct ph_control_cvm *cvm);
 char *ph_control_added(const struct ph_control_cvm *cvm, const struct ph_tunnel *tunnel,
 		       const struct ph_device_state *device);
 char *ph_control_removed(const char *instance, uint64_t ended);
+char *ph_control_killed(uint64_t killed);
 
 #define PH_CONTROL_LIST_BEGIN "{\"ok\":true,\"result\":["
 #define PH_CONTROL_LIST_END "]}\n"

@@ -28,11 +28,14 @@ int ph_dial_prepare(int fd)
 		err = set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, PH_TCP_PROBE_EVERY_S);
 	if (!err)
 		err = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	if (!err)
+		err = set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, PH_UNSENT_BYTES);
 	return err;
 }
 
 int ph_dial(const char *interface, struct in_addr address, uint16_t port, int *ret_fd)
 {
+	static const struct linger at_once = { .l_onoff = 1 };
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr = address, .sin_port = htons(port) };
 	int fd, err;
 
@@ -40,6 +43,8 @@ int ph_dial(const char *interface, struct in_addr address, uint16_t port, int *r
 	if (fd < 0)
 		return -errno;
 	err = setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface, (socklen_t)strlen(interface)) ? -errno : 0;
+	if (!err && setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)))
+		err = -errno;
 	if (!err)
 		err = ph_dial_prepare(fd);
 	if (!err && connect(fd, (struct sockaddr *)&to, sizeof(to)) && errno != EINPROGRESS)

@@ -27,7 +27,7 @@ static int counters_path(char *path, size_t size, const char *bpf_dir)
 	return (size_t)snprintf(path, size, "%s/ph_guard", bpf_dir) < size ? 0 : -ENAMETOOLONG;
 }
 
-int ph_guard_load(const char *bpf_dir, struct ph_guard **ret_guard, char *error, size_t error_size)
+int ph_guard_load(const char *bpf_dir, uint32_t worker_uid, struct ph_guard **ret_guard, char *error, size_t error_size)
 {
 	struct ph_guard *guard = calloc(1, sizeof(*guard));
 	char path[PATH_MAX];
@@ -43,6 +43,7 @@ int ph_guard_load(const char *bpf_dir, struct ph_guard **ret_guard, char *error,
 		err = -errno;
 		goto fail;
 	}
+	guard->skel->rodata->worker_uid = worker_uid;
 	err = bpf_map__set_pin_path(guard->skel->maps.ph_guard, path);
 	if (!err)
 		err = ph_guard_bpf__load(guard->skel);

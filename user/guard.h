@@ -18,7 +18,7 @@ struct ph_guard;
  *
  * Return: 0 or -errno.
  */
-int ph_guard_load(const char *bpf_dir, struct ph_guard **ret_guard, char *error, size_t error_size);
+int ph_guard_load(const char *bpf_dir, uint32_t worker_uid, struct ph_guard **ret_guard, char *error, size_t error_size);
 /* What is attached stays with the device. */
 void ph_guard_free(struct ph_guard *guard);
 

@@ -99,8 +99,9 @@ static int take_lock(struct holder *holder)
 		return -1;
 	}
 	snprintf(path, sizeof(path), "%s/phalad.lock", holder->config->run_dir);
-	holder->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-	if (holder->lock_fd < 0) {
+	/* Whoever can open it can lock it, also for reading only (flock(2)). */
+	holder->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (holder->lock_fd < 0 || fchmod(holder->lock_fd, 0600)) {
 		ph_log(PH_LOG_ERROR, "%s: %m", path);
 		return -1;
 	}

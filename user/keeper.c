@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,26 +37,32 @@ static void end_all(struct ph_keeper *keeper)
 	struct ph_message message = { .type = PH_MESSAGE_END_ALL };
 	int err = ph_fanout_send(keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
 
+	ph_nics_end_all(keeper->nics);
 	if (err)
 		ph_log(PH_LOG_ERROR, "cannot tell workers to end their connections: %s", strerror(-err));
 }
 
-/* The device's index into ph_gateway. Connections over a device that is no more are ended. */
-static void publish_device(struct ph_keeper *keeper)
+static void change_device(struct ph_keeper *keeper, uint32_t was, uint32_t now)
 {
-	struct ph_gateway *gateway = keeper->maps->gateway;
-	uint32_t was = gateway->tunnel_ifindex, now = ph_device_state(keeper->device)->ifindex;
 	const char *interface = keeper->config->tunnel.interface;
 
-	if (was == now)
-		return;
-	__atomic_store_n(&gateway->tunnel_ifindex, now, __ATOMIC_RELEASE);
+	__atomic_store_n(&keeper->maps->gateway->tunnel_ifindex, now, __ATOMIC_RELEASE);
 	if (was) {
 		ph_log(PH_LOG_WARNING, "%s: interface %u is gone, its connections end", interface, was);
 		end_all(keeper);
 	}
 	if (now)
 		ph_log(PH_LOG_INFO, "%s: interface %u is in use", interface, now);
+}
+
+/* The device's index into ph_gateway, and steer onto it. Connections over a device that is no more are ended. */
+static void publish_device(struct ph_keeper *keeper)
+{
+	uint32_t was = keeper->maps->gateway->tunnel_ifindex, now = ph_device_state(keeper->device)->ifindex;
+
+	if (was != now)
+		change_device(keeper, was, now);
+	ph_nics_ensure(keeper->nics, now);
 }
 
 static void publish_settings(struct ph_keeper *keeper)
@@ -139,6 +146,7 @@ static void end_instance(struct ph_ref ref, void *arg)
 
 	if (stale->count++ >= STALE_MAX)
 		return;
+	ph_nics_end_instance(stale->keeper->nics, ref);
 	err = ph_fanout_send(stale->keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
 	if (err)
 		ph_log(PH_LOG_ERROR, "cannot tell workers to end connections: %s", strerror(-err));
@@ -189,6 +197,18 @@ static int open_registry(struct ph_keeper *keeper, char *error, size_t error_siz
 	return ph_registry_open(&options, &keeper->registry, error, error_size);
 }
 
+/* Workers' sockets are known by their user. */
+static int load_guard(struct ph_keeper *keeper, char *error, size_t error_size)
+{
+	const struct passwd *who = getpwnam(keeper->config->user);
+
+	if (!who) {
+		snprintf(error, error_size, "there is no user %s", keeper->config->user);
+		return -ENOENT;
+	}
+	return ph_guard_load(keeper->config->bpf_dir, who->pw_uid, &keeper->guard, error, error_size);
+}
+
 static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error, size_t error_size)
 {
 	const struct ph_config *config = keeper->config;
@@ -204,9 +224,14 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 	if (!err)
 		err = ph_maps_create(config->bpf_dir, &keeper->maps, error, error_size);
 	if (!err && config->tunnel.type == PH_TUNNEL_WIREGUARD)
-		err = ph_guard_load(config->bpf_dir, &keeper->guard, error, error_size);
+		err = load_guard(keeper, error, error_size);
 	if (!err)
 		err = ph_device_new(&config->tunnel, keeper->guard, &keeper->device, error, error_size);
+	if (!err) {
+		err = ph_nics_new(config, &keeper->nics);
+		if (err)
+			snprintf(error, error_size, "rtnetlink: %s", strerror(-err));
+	}
 	if (!err)
 		err = reconcile_maps(keeper, error, error_size);
 	if (err)
@@ -247,6 +272,7 @@ void ph_keeper_free(struct ph_keeper *keeper)
 {
 	if (!keeper)
 		return;
+	ph_nics_free(keeper->nics);
 	ph_device_free(keeper->device);
 	ph_guard_free(keeper->guard);
 	ph_maps_free(keeper->maps);
@@ -309,6 +335,7 @@ void ph_keeper_tick(struct ph_keeper *keeper)
 	if (!ensure_device(keeper, device_error, sizeof(device_error)) ||
 	    keeper->config->tunnel.type == PH_TUNNEL_EXTERNAL)
 		read_health(keeper, device_error, sizeof(device_error));
+	ph_nics_ensure(keeper->nics, ph_device_state(keeper->device)->ifindex);
 	set_trouble(keeper, maps_error[0] ? maps_error : device_error);
 	write_seen(keeper);
 }
@@ -428,6 +455,7 @@ int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 	carry_out(keeper, "removing the peer", &cvm, ph_device_remove_peer(keeper->device, cvm.public_key));
 	message.ref.slot = cvm.slot;
 	message.ref.generation = cvm.generation;
+	message.count = ph_nics_end_instance(keeper->nics, message.ref);
 	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, done, arg);
 	if (err) {
 		keeper->mend_maps = true;		/* finds the slot, and ends its connections */
@@ -445,6 +473,14 @@ enum ph_health ph_keeper_health(const struct ph_keeper *keeper, const struct ph_
 
 	memcpy(id, cvm->instance_id, sizeof(id));
 	return ph_instance_health(keeper->maps->gateway, &keeper->maps->instances[cvm->slot], &ref, id, &address);
+}
+
+int ph_keeper_end_flow(struct ph_keeper *keeper, uint32_t slot, uint32_t generation, char *error, size_t error_size)
+{
+	if (ph_nics_end_flow(keeper->nics, slot, generation))
+		return 0;
+	snprintf(error, error_size, "there is no flow %u.%u", slot, generation);
+	return -ENOENT;
 }
 
 static void reloaded(const struct ph_message *message, const struct ph_fanout_result *result, void *arg)

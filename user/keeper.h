@@ -17,6 +17,7 @@
 #include "fanout.h"
 #include "health.h"
 #include "maps.h"
+#include "nics.h"
 #include "registry.h"
 #include "roster.h"
 
@@ -28,6 +29,7 @@ struct ph_keeper {
 	struct ph_maps *maps;
 	struct ph_guard *guard;			/* NULL for an external tunnel */
 	struct ph_device *device;
+	struct ph_nics *nics;
 	uint32_t apps;				/* that have at least one CVM */
 	bool looked;				/* all peers were read at least once */
 	bool mend_maps;				/* something failed: reconcile at the next tick */
@@ -64,7 +66,10 @@ int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *inst
 int ph_keeper_drain(struct ph_keeper *keeper, const char *instance_id, bool drain, struct ph_cvm *ret_cvm, char *error,
 		    size_t error_size);
 
-/* @done is called once all workers have ended its connections, or some did not answer; never after an error. */
+/*
+ * The kernel path's connections have ended when this returns; the message's count says how many. @done is called once all
+ * workers have ended theirs, or some did not answer; never if this returns an error.
+ */
 int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
 		     void *arg, char *error, size_t error_size);
@@ -75,6 +80,9 @@ int ph_keeper_find(struct ph_keeper *keeper, const char *instance_id, struct ph_
 
 /* What a new connection would find. */
 enum ph_health ph_keeper_health(const struct ph_keeper *keeper, const struct ph_cvm *cvm);
+
+/* Ends one flow of the kernel path. Return: 0, or -ENOENT with @error when there is no such flow. */
+int ph_keeper_end_flow(struct ph_keeper *keeper, uint32_t slot, uint32_t generation, char *error, size_t error_size);
 
 /* Gives every worker every domain's certificate and key, read anew. */
 void ph_keeper_reload(struct ph_keeper *keeper);

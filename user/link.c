@@ -88,6 +88,7 @@ static int visit_link(const struct nlmsghdr *message, void *arg)
 	memset(info, 0, sizeof(*info));
 	info->ifindex = header->ifi_index;
 	info->up = header->ifi_flags & IFF_UP;
+	info->hardware = header->ifi_type;
 	mnl_attr_for_each(attr, message, sizeof(*header)) {
 		if (mnl_attr_get_type(attr) == IFLA_MTU)
 			err = ph_netlink_copy(attr, &info->mtu, sizeof(info->mtu));

@@ -21,6 +21,7 @@ struct ph_link_info {
 	uint32_t ifindex;
 	uint32_t mtu;
 	bool up;
+	uint16_t hardware;			/* ARPHRD_ETHER, ARPHRD_NONE for a layer-3 device, ... */
 	char kind[16];				/* IFLA_INFO_KIND: "wireguard", "veth", ...; empty when there is none */
 };
 

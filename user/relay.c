@@ -71,6 +71,9 @@ static ssize_t fill(struct ph_stream *flow, struct ph_end *source, struct ph_end
 	if (flow->pipe.in < 0 && ph_pipes_take(&means->pipes, &flow->pipe))
 		return copy(source, sink, means);
 	moved = splice(source->fd, NULL, flow->pipe.in, NULL, PH_PIPE_BYTES, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	/* It stops at urgent data, and with a FIN behind that calls it the end of the stream. */
+	if (!moved && recv(source->fd, means->scratch, 1, MSG_PEEK) > 0)
+		return -ECONNRESET;
 	if (moved < 0)
 		return errno == EPIPE ? -ECONNRESET : -errno;	/* a reset after the peer's FIN (tcp_reset()) */
 	flow->in_pipe = (uint32_t)moved;

@@ -79,6 +79,7 @@ static const struct option settable[] = {
 	{ IPPROTO_TCP, TCP_KEEPIDLE },
 	{ IPPROTO_TCP, TCP_KEEPINTVL },
 	{ IPPROTO_TCP, TCP_NODELAY },
+	{ IPPROTO_TCP, TCP_NOTSENT_LOWAT },
 };
 
 /* Whatever the arguments. The last three rows are for clocks that the vDSO does not serve on every machine. */
@@ -88,13 +89,13 @@ static const int allowed[] = {
 	SCMP_SYS(epoll_wait), SCMP_SYS(pipe2), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(shutdown),
 	SCMP_SYS(splice),
 	/* signals, the manager's channel, new certificates, log lines */
-	SCMP_SYS(read), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(pread64),
+	SCMP_SYS(read), SCMP_SYS(recvmsg), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(pread64),
 	SCMP_SYS(write),
 	/* libc and OpenSSL: memory, randomness, and whether the process has forked */
 	SCMP_SYS(brk), SCMP_SYS(madvise), SCMP_SYS(mremap), SCMP_SYS(munmap), SCMP_SYS(futex), SCMP_SYS(getrandom),
 	SCMP_SYS(getpid), SCMP_SYS(gettid),
 	/* the end: by return, by abort() */
-	SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(rt_sigprocmask), SCMP_SYS(tgkill), SCMP_SYS(restart_syscall),
+	SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(rt_sigprocmask), SCMP_SYS(restart_syscall),
 	SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),
 };
 
@@ -124,6 +125,8 @@ static int add_rules(scmp_filter_ctx filter)
 	if (!err)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, is(0, AF_INET),
 				       masked(1, SOCK_TYPE_BITS, SOCK_STREAM), is(2, 0));
+	if (!err)				/* abort(), not other workers, whose user is the same */
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, is(0, (uint32_t)getpid()));
 	if (!err)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1, is(0, BPF_MAP_LOOKUP_ELEM));
 	if (!err)
@@ -131,44 +134,75 @@ static int add_rules(scmp_filter_ctx filter)
 	return err;
 }
 
-static int restrict_calls(char *error, size_t error_size)
+/*
+ * What would outlast this process, and reach others: shared sockets (standard error may be the journal's) are not shut
+ * down, disconnected, or set. A filter of its own, because of several that match, the strictest counts.
+ */
+static int add_shared(scmp_filter_ctx filter, int fd)
+{
+	static const int changing[] = { SCMP_SYS(connect), SCMP_SYS(setsockopt), SCMP_SYS(shutdown) };
+	int err = 0;
+
+	for (size_t i = 0; !err && i < sizeof(changing) / sizeof(changing[0]); i++)
+		err = seccomp_rule_add(filter, SCMP_ACT_KILL_PROCESS, changing[i], 1, is(0, (uint32_t)fd));
+	return err;
+}
+
+static int protect(const int *shared, unsigned count)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+	int err = filter ? 0 : -ENOMEM;
+
+	for (int fd = STDIN_FILENO; !err && fd <= STDERR_FILENO; fd++)
+		err = add_shared(filter, fd);
+	for (unsigned i = 0; !err && i < count; i++)
+		err = add_shared(filter, shared[i]);
+	if (!err)
+		err = seccomp_load(filter);
+	seccomp_release(filter);
+	return err;
+}
+
+static int restrict_calls(void)
 {
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	int err;
+	int err = filter ? 0 : -ENOMEM;
 
-	if (!filter)
-		return fail(-ENOMEM, error, error_size, "cannot make a seccomp filter");
-	err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);	/* a tree, not a list */
+	if (!err)
+		err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);	/* a tree, not a list */
 	if (!err)
 		err = add_rules(filter);
 	if (!err)
 		err = seccomp_load(filter);
 	seccomp_release(filter);
-	if (err)
-		return fail(err, error, error_size, "cannot load the seccomp filter: %s", strerror(-err));
-	return 0;
+	return err;
 }
 
-static int restrict_reach(char *error, size_t error_size)
+static int restrict_reach(const int *shared, unsigned count, char *error, size_t error_size)
 {
+	int err;
+
 	if (prctl(PR_SET_DUMPABLE, 0))
 		return fail(-errno, error, error_size, "cannot become undumpable: %s", strerror(errno));
-	return restrict_calls(error, error_size);
+	err = protect(shared, count);
+	if (!err)
+		err = restrict_calls();
+	return err ? fail(err, error, error_size, "cannot load a seccomp filter: %s", strerror(-err)) : 0;
 }
 
 #else
 
 /* The address sanitizer needs ptrace of its own process, and files, to report. */
-static int restrict_reach(char *error, size_t error_size)
+static int restrict_reach(const int *shared, unsigned count, char *error, size_t error_size)
 {
-	(void)error, (void)error_size;
+	(void)shared, (void)count, (void)error, (void)error_size;
 	ph_log(PH_LOG_WARNING, "built with the address sanitizer: no seccomp, and dumpable");
 	return 0;
 }
 
 #endif
 
-int ph_sandbox_worker(const char *user, char *error, size_t error_size)
+int ph_sandbox_worker(const char *user, const int *shared, unsigned count, char *error, size_t error_size)
 {
 	struct passwd *who;
 	int err;
@@ -186,7 +220,7 @@ int ph_sandbox_worker(const char *user, char *error, size_t error_size)
 		return err;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return fail(-errno, error, error_size, "no_new_privs: %s", strerror(errno));
-	return restrict_reach(error, error_size);
+	return restrict_reach(shared, count, error, error_size);
 }
 
 int ph_sandbox_manager(char *error, size_t error_size)

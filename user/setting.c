@@ -132,6 +132,22 @@ static int set_interface(const struct ph_setting *setting, void *field, const ch
 	return 0;
 }
 
+/* Fills the first of the NICs that is free. */
+static int set_nic(const struct ph_setting *setting, void *field, const char *value, char *why, size_t why_size)
+{
+	struct ph_setting one = { .size = sizeof(((struct ph_config *)0)->nics[0]) };
+	char(*nics)[16] = field;
+	size_t count = setting->size / sizeof(*nics), i = 0;
+
+	for (; i < count && nics[i][0]; i++) {
+		if (!strcmp(nics[i], value))
+			return refuse(why, why_size, "stands here twice");
+	}
+	if (i == count)
+		return refuse(why, why_size, "more than %zu devices", count);
+	return set_interface(&one, nics[i], value, why, why_size);
+}
+
 static bool is_unicast(struct in_addr address)
 {
 	uint32_t first = ntohl(address.s_addr) >> 24;
@@ -191,6 +207,7 @@ static int set_endpoint(const struct ph_setting *setting, void *field, const cha
 
 const struct ph_setting ph_settings[PH_SETTING_COUNT] = {
 	GATEWAY("Listen", ALWAYS, set_listen, listen, 0, 0),
+	GATEWAY("Nic", NOT, set_nic, nics, 0, 0),
 	GATEWAY("Workers", NOT, set_number, workers, 1, PH_WORKERS_MAX),
 	GATEWAY("User", NOT, set_user, user, 0, 0),
 	GATEWAY("StateDir", NOT, set_path, state_dir, 0, 0),
@@ -227,5 +244,5 @@ int ph_setting_set(const struct ph_setting *setting, struct ph_config *config, c
 
 bool ph_setting_repeats(const struct ph_setting *setting)
 {
-	return setting->set == set_listen;
+	return setting->set == set_listen || setting->set == set_nic;
 }

@@ -125,14 +125,13 @@ static void removed(const struct ph_message *message, const struct ph_fanout_res
 	struct removal *removal = arg;
 	char names[1024], error[1280];
 
-	(void)message;
 	if (result->silent || result->failed) {
 		snprintf(error, sizeof(error),
 			 "%s is removed, but not all of its connections may have ended: no answer from %s",
 			 removal->instance, ph_fanout_names(result->silent | result->failed, names, sizeof(names)));
 		reply(removal->client, ph_control_error(-ETIMEDOUT, error));
 	} else {
-		reply(removal->client, ph_control_removed(removal->instance, result->count));
+		reply(removal->client, ph_control_removed(removal->instance, message->count + result->count));
 	}
 	free(removal);
 }
@@ -152,6 +151,14 @@ static void begin_removal(struct ph_client *client, const struct ph_control_requ
 		free(removal);
 		reply(client, ph_control_error(err, error));
 	}
+}
+
+static void kill_flow(struct ph_client *client, const struct ph_control_request *request, struct ph_keeper *keeper)
+{
+	char error[256];
+	int err = ph_keeper_end_flow(keeper, request->flow, request->generation, error, sizeof(error));
+
+	reply(client, err ? ph_control_error(err, error) : ph_control_killed(1));
 }
 
 /* Whom to list, in order; who is gone by the time of the row is left out. */
@@ -285,6 +292,9 @@ static void handle_request(struct ph_client *client, const char *line, size_t le
 		break;
 	case PH_CONTROL_CVM_DRAIN:
 		drain(client, &request, verbs->keeper);
+		break;
+	case PH_CONTROL_FLOW_KILL:
+		kill_flow(client, &request, verbs->keeper);
 		break;
 	}
 }

@@ -377,6 +377,7 @@ static int prepare_listeners(struct worker *worker)
 static int start(struct worker *worker)
 {
 	const struct ph_worker_args *args = worker->args;
+	int shared[PH_LISTEN_MAX + 1] = { args->channel_fd };
 	char error[PATH_MAX + 256];
 	struct ph_worker *stats;
 	int err;
@@ -411,7 +412,8 @@ static int start(struct worker *worker)
 		return err;
 	}
 	worker->limit = connection_limit();
-	err = ph_sandbox_worker(worker->config->user, error, sizeof(error));
+	memcpy(shared + 1, args->listen_fds, args->listen_count * sizeof(shared[0]));
+	err = ph_sandbox_worker(worker->config->user, shared, 1 + args->listen_count, error, sizeof(error));
 	if (err) {
 		ph_log(PH_LOG_ERROR, "%s", error);
 		return err;

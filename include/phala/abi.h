@@ -103,6 +103,7 @@ struct ph_worker {
 	__u64 bytes_from_clients;	/* application bytes relayed */
 	__u64 bytes_from_cvms;
 	__u64 counters[PH_REASONS_MAX];	/* by enum ph_reason */
+	__u8 reserved[PH_WORKER_SIZE - 32 - 8 * PH_REASONS_MAX];	/* a page: who may write one may write all of it */
 };
 
 /* What steer is told, and the two counters behind which its never-used slots begin. */
@@ -314,7 +315,7 @@ PH_ABI_AT(ph_instance, app_id, 32);
 PH_ABI_AT(ph_instance, instance_id, 96);
 PH_ABI_SIZE(ph_gateway, 40);
 PH_ABI_AT(ph_gateway, health_now_ns, 8);
-PH_ABI_SIZE(ph_worker, 32 + 8 * PH_REASONS_MAX);
+PH_ABI_SIZE(ph_worker, PH_WORKER_SIZE);
 PH_ABI_AT(ph_worker, counters, 32);
 PH_ABI_SIZE(ph_steer, 120);
 PH_ABI_SIZE(ph_client_key, 12);

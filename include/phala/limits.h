@@ -27,7 +27,9 @@
 #define PH_APP_INSTANCES_MAX 64		/* instances of one app: one bit each in a mask */
 #define PH_DOMAINS_MAX 64		/* base domains */
 #define PH_LISTEN_MAX 16		/* listening addresses */
+#define PH_NICS_MAX 16			/* devices that clients come in on */
 #define PH_WORKERS_MAX 64		/* worker processes */
+#define PH_WORKER_SIZE 4096		/* of a worker's element: a page */
 #define PH_REASONS_MAX 128		/* counters a worker keeps; more than PH_REASON_COUNT, so that the ABI stays */
 
 /* Defaults of the configuration. */
@@ -71,6 +73,7 @@
 #define PH_LINGER_MS 1000		/* for a refused client to take its alert and close */
 #define PH_LINGER_BYTES 65536		/* what it may send meanwhile */
 #define PH_PIPE_BYTES 65536		/* asked of one splice; the pipe may take less */
+#define PH_UNSENT_BYTES 131072		/* queued beyond what the peer's window lets out: all that a stalled one holds */
 #define PH_PIPES_SPARE 32		/* empty pipes kept at hand */
 #define PH_TURN_ROUNDS 16		/* reads of one direction before other connections have their turn */
 #define PH_TLS_BYTES PH_RECORD_MAX	/* held for one direction of a standard connection while its reader is slow */

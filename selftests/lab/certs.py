@@ -28,7 +28,8 @@ class Authority:
             request = self.directory / f"{file}.csr"
             openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *subject, "-keyout", key,
                     "-out", request)
-            openssl("x509", "-req", "-in", request, "-CA", self.pem, "-CAkey", self.key, "-days", days, "-copy_extensions",
+            openssl("x509", "-req", "-in", request, "-CA", self.pem, "-CAkey", self.key, "-days", days,
+                    "-copy_extensions",
                     "copyall", "-out", pem)
         key.chmod(0o600)
         return pem, key

@@ -19,6 +19,7 @@ from pathlib import Path
 from . import certs, netns, servers, tls
 
 SLOW = float(os.environ.get("PHALA_SLOW", "1"))
+KERNEL_PATH = os.environ.get("PHALA_PATH") == "kernel"       # passthrough by steer rather than by the relay
 DOMAIN = "gw.test"
 GATEWAY, GATEWAY6, CLIENT = "192.0.2.1", "2001:db8::1", "192.0.2.2"
 TUNNEL_GATEWAY = "10.0.0.1"
@@ -110,7 +111,8 @@ class Lab:
         self.hosts.write_text("127.0.0.1 localhost\n")
         netns.own_world(self.hosts)
         self.wireguard = has_wireguard() if wireguard is None else wireguard
-        self.fabric = netns.Netns("fabric", "link add br0 type bridge\nlink set br0 up\nlink add br1 type bridge\nlink set br1 up\n")
+        self.fabric = netns.Netns("fabric", "".join(f"link add {name} type bridge\nlink set {name} up\n"
+                                                    for name in ("br0", "br1")))
         self.gateway = netns.Netns("gateway")
         self.client = netns.Netns("client")
         self.connect_client()
@@ -126,8 +128,10 @@ class Lab:
         self.certificate = self.authority.issue("wildcard", f"*.{DOMAIN}")
         # The CVMs' own certificates are for names that the gateway's wildcard does not cover: whose one sees is told.
         self.cvm_authority = certs.Authority(self.directory, "cvm-authority")
-        self.cvm_certificates = {name: self.cvm_authority.issue(name, name, *(f"{id}{suffix}.{DOMAIN}" for id in (name, app)
-                                 for suffix in ("-s", "-443s", "-8443s", "-5432s"))) for name, app in CVMS}
+        self.cvm_certificates = {}
+        for name, app in CVMS:
+            labels = [id + suffix for id in (name, app) for suffix in ("-s", "-443s", "-8443s", "-5432s")]
+            self.cvm_certificates[name] = self.cvm_authority.issue(name, name, *(f"{label}.{DOMAIN}" for label in labels))
         self.client_certificate = self.cvm_authority.issue("client", "client")
         self.key_file = self.directory / "wg.key"
         self.key_file.write_text(wg("genkey") + "\n")
@@ -160,10 +164,12 @@ class Lab:
     # phalad
 
     def configuration(self, **changes):
-        """Text of a configuration; changes are Gateway={...}, Tunnel={...}, domain={...}; a value None takes a key out."""
+        """Its text; changes are Gateway={...}, Tunnel={...}, domain={...}; a value None takes a key out."""
         sections = {
             "Gateway": {"Listen": [f"{GATEWAY}:443", f"[{GATEWAY6}]:443"], "Workers": 2, "User": "nobody",
-                        "StateDir": self.directory / "state", "RunDir": self.directory / "run", "BpfDir": "/sys/fs/bpf/phala"},
+                        "StateDir": self.directory / "state", "RunDir": self.directory / "run",
+                        "BpfDir": "/sys/fs/bpf/phala",
+                        "Nic": "n0" if KERNEL_PATH else None},
             f"Domain {DOMAIN}": {"Certificate": self.certificate[0], "PrivateKey": self.certificate[1]},
             "Tunnel": {"Type": "wireguard", "Interface": "wg0", "PrivateKeyFile": self.key_file, "ListenPort": 51820,
                        "Address": f"{TUNNEL_GATEWAY}/24", "Endpoint": "198.51.100.1:51820"} if self.wireguard else
@@ -276,6 +282,10 @@ class Lab:
     def json(self, *words, check=True):
         return json.loads(self.ctl("--json", *words, check=check).stdout)
 
+    def workers(self):
+        """What each worker keeps in its map: pid, active, counters, ..."""
+        return self.json("map", "dump", "workers")
+
     # clients
 
     def names(self, *labels):
@@ -289,7 +299,8 @@ class Lab:
 
     def tls(self, label, family=4, session=None, **context):
         """A client's TLS connection, handshake done; @context as in tls.client_context()."""
-        return tls.Tls(self.connect(family), tls.client_context(**context), f"{label}.{DOMAIN}", session=session).handshake()
+        return tls.Tls(self.connect(family), tls.client_context(**context), f"{label}.{DOMAIN}",
+                       session=session).handshake()
 
     def say(self, message):
         print(f"# {message}", file=sys.stderr, flush=True)

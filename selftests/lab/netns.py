@@ -71,7 +71,8 @@ class Netns:
 
     def start(self, argv, **options):
         """A process that does not outlive this one."""
-        options = {"stdin": subprocess.DEVNULL, "preexec_fn": lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL), **options}
+        options = {"stdin": subprocess.DEVNULL, "preexec_fn": lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+                   **options}
         with self.inside():
             return subprocess.Popen([str(word) for word in argv], **options)
 

@@ -77,8 +77,8 @@ def http(name):
                 stream.send(frame(name.encode() + b": " + text))
             return
         body = f"{name}{client}\n".encode()
-        stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" %
-                    (len(body), body))
+        stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
     return handle
 
 
@@ -119,7 +119,8 @@ def postgres_template(build):
         work = Path(subprocess.run(["mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip())
         try:
             shutil.chown(work, "postgres", "postgres")
-            subprocess.run([*AS_POSTGRES, PG_BIN / "initdb", "-D", work / "data", "-U", "postgres", "--auth=trust", "--no-sync",
+            subprocess.run([*AS_POSTGRES, PG_BIN / "initdb", "-D", work / "data", "-U", "postgres", "--auth=trust",
+                            "--no-sync",
                             "--no-instructions", "--wal-segsize=1", "--locale=C", "--encoding=UTF8"],
                            check=True, stdout=subprocess.DEVNULL, cwd="/")
             subprocess.run(["tar", "-C", work, "-cf", f"{template}.{os.getpid()}", "data"], check=True)

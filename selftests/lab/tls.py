@@ -2,7 +2,8 @@
 """TLS with every byte in hand: streams that say how they ended, and ClientHellos that no library would send."""
 import contextlib, os, select, socket, ssl, struct
 
-ALERTS = {0: "close_notify", 10: "unexpected_message", 22: "record_overflow", 40: "handshake_failure", 47: "illegal_parameter",
+ALERTS = {0: "close_notify", 10: "unexpected_message", 22: "record_overflow", 40: "handshake_failure",
+          47: "illegal_parameter",
           50: "decode_error", 70: "protocol_version", 80: "internal_error", 109: "missing_extension",
           112: "unrecognized_name"}
 
@@ -63,7 +64,8 @@ class Tls:
         self.sock, self.ended = sock, None
         self.sent, self.received = bytearray(), bytearray()     # what went over the wire, as it was
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_side=server, server_hostname=name, session=session)
+        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_side=server, server_hostname=name,
+                                    session=session)
 
     def flush(self):
         if data := self.outgoing.read():
@@ -195,8 +197,8 @@ def client_hello(extensions=b"", session_id=b"", session_id_len=None, trailing=b
     others = extension(10, block(b"\x00\x1d\x00\x17", 2)) + extension(11, block(b"\0", 1)) + \
         extension(13, block(b"\x04\x03\x08\x04\x04\x01", 2))
     length = len(session_id) if session_id_len is None else session_id_len
-    body = b"\x03\x03" + os.urandom(32) + bytes([length]) + session_id + block(b"\xc0\x2b\xc0\x2f\x00\xff", 2) + b"\x01\0" + \
-        block(others + extensions, 2) + trailing
+    body = b"\x03\x03" + os.urandom(32) + bytes([length]) + session_id + block(b"\xc0\x2b\xc0\x2f\x00\xff", 2) + \
+        b"\x01\0" + block(others + extensions, 2) + trailing
     return b"\x01" + block(body, 3)
 
 

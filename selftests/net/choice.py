@@ -77,7 +77,8 @@ def over(sock):
 @topic.row("removal ends the instance's connections in both modes before it is acknowledged, and nobody else's")
 def _(lab):
     pairs = [passthrough_pair(lab, "alpha1-7305s", "alpha1", 7305) for _ in range(4)]
-    pairs += [(client.sock, cvm) for client, cvm in (standard_pair(lab, "alpha-7306", "alpha1", 7306) for _ in range(4))]
+    pairs += [(client.sock, cvm) for client, cvm in (standard_pair(lab, "alpha-7306", "alpha1", 7306)
+                                                     for _ in range(4))]
     other, other_cvm = passthrough_pair(lab, "alpha2-7307s", "alpha2", 7307)
     try:
         for client, _ in pairs[4:]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """phalactl, the registry, the configuration: what an operator does, and what they are told when it is wrong."""
-import contextlib, hashlib, os, re, shutil, signal, socket, stat, subprocess
+import contextlib, hashlib, os, re, shutil, signal, socket, sqlite3, stat
 
 from lab.lab import DOMAIN, GATEWAY, SLOW, wait_until, wg
 from rows import LIMIT, Topic, equal, expect
@@ -26,7 +26,8 @@ def _(lab):
     equal(sorted(rows), sorted(lab.cvms), "instances")
     for name, cvm in lab.cvms.items():
         row = lab.json("cvm", "show", name)
-        equal((row["app"], row["address"], row["state"], row["health"]), (cvm.app, cvm.address, "ready", "healthy"), name)
+        equal((row["app"], row["address"], row["state"], row["health"]), (cvm.app, cvm.address, "ready", "healthy"),
+              name)
         equal(row["public_key"], wg("pubkey", cvm.key), "public key")
         expect(name in lab.ctl("cvm", "show", name).stdout, "text")
     equal([row["instance"] for row in lab.json("cvm", "list", "--app", "beta")], ["beta1"], "of one app")
@@ -54,7 +55,8 @@ def _(lab):
     expect(set(MAPS) <= set(listed), f"listed are {set(listed)}")
     for name in MAPS:
         expect(listed[name]["pinned"], f"{name} is pinned")
-        expect(isinstance(lab.json("map", "dump", name), list) and lab.ctl("map", "dump", name).stdout, f"dump of {name}")
+        expect(isinstance(lab.json("map", "dump", name), list) and lab.ctl("map", "dump", name).stdout,
+               f"dump of {name}")
     equal({row["id"]: (row["kind"], sorted(row["instances"])) for row in lab.json("map", "dump", "ids")},
           {"alpha": ("app", ["alpha1", "alpha2"]), "beta": ("app", ["beta1"]),
            **{name: ("instance", [name]) for name in lab.cvms}}, "ids")
@@ -127,7 +129,8 @@ def _(lab):
 
 @topic.row("rubbish on the control socket is refused, and the next request is served")
 def _(lab):
-    for data in (b"\n", b"{}\n", b"[1]\n", b"{" * 5000 + b"\n", b"\0" * 100 + b"\n", b'{"verb":7}\n', b'{"verb":"cvm add"}\n', b"x" * 200000):
+    for data in (b"\n", b"{}\n", b"[1]\n", b"{" * 5000 + b"\n", b"\0" * 100 + b"\n", b'{"verb":7}\n',
+                 b'{"verb":"cvm add"}\n', b"x" * 200000):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(LIMIT)
             sock.connect(str(lab.directory / "run/control.sock"))
@@ -204,7 +207,8 @@ def add(lab, app, instance):
     return lab.ctl("cvm", "add", "--app", app, "--instance", instance, "--public-key", own(lab), check=False)
 
 
-@topic.row("an exhausted range: refused, those that are there untouched; room again once an address has rested", only="native")
+@topic.row("an exhausted range: refused, those that are there untouched; room again once an address has rested",
+           only="native")
 def _(lab):
     with other_phalad(lab, Tunnel={"CvmRange": "10.9.0.0/30"}, Gateway={"AddressQuarantine": "2s"}):
         count = 0
@@ -220,7 +224,8 @@ def _(lab):
         lab.ctl("cvm", "remove", "small0")
         equal(add(lab, "small", "another").returncode, 1, "exit status while the address rests")
         wait_until(lambda: add(lab, "small", "another").returncode == 0, 5, "it has rested")
-        equal(lab.json("cvm", "show", "another")["address"], next(row["address"] for row in before if row["instance"] == "small0"),
+        equal(lab.json("cvm", "show", "another")["address"],
+              next(row["address"] for row in before if row["instance"] == "small0"),
               "address")
 
 
@@ -249,7 +254,8 @@ def starts(lab, text, *words):
 
 
 def trial(lab, **changes):
-    place = {"StateDir": lab.directory / "trial-state", "RunDir": lab.directory / "trial-run", "BpfDir": "/sys/fs/bpf/trial"}
+    place = {"StateDir": lab.directory / "trial-state", "RunDir": lab.directory / "trial-run",
+             "BpfDir": "/sys/fs/bpf/trial"}
     changes["Gateway"] = {**place, "Listen": f"{GATEWAY}:4443", **changes.get("Gateway", {})}
     if lab.wireguard:
         other = {"Interface": "wg7", "ListenPort": 51827, "Address": "10.77.0.1/24", "CvmRange": "10.77.0.0/16"}
@@ -279,7 +285,8 @@ MISTAKES = (
     ("a domain without certificate", {"domain": {"Certificate": None}}, "Certificate"),
 )
 for what, change, word in MISTAKES:
-    @topic.row(f"{what}: an error with file and line, from --check and from a start", change=change, word=word, only="native")
+    @topic.row(f"{what}: an error with file and line, from --check and from a start", change=change, word=word,
+               only="native")
     def _(lab, change, word):
         for words in (["--check"], []):
             done = starts(lab, trial(lab, **change), *words)
@@ -321,8 +328,8 @@ def certificate_files(lab, what):
         return certificate, path, "trial.pem"
 
 
-for what in ("missing key", "missing certificate", "mismatched", "expired", "of another domain", "rubbish", "key readable by others",
-             "certificate in the key's place"):
+for what in ("missing key", "missing certificate", "mismatched", "expired", "of another domain", "rubbish",
+             "key readable by others", "certificate in the key's place"):
     @topic.row(f"certificate: {what}: refused with the reason, by --check and by a start", what=what, only="native")
     def _(lab, what):
         certificate, key, word = certificate_files(lab, what)
@@ -333,8 +340,10 @@ for what in ("missing key", "missing certificate", "mismatched", "expired", "of 
             expect(word in done.stderr, f"message: {done.stderr}")
 
 
-@topic.row("WireGuard's key file readable by others: refused with the reason", mode=0o644, content=None, only="wireguard")
-@topic.row("WireGuard's key file that holds no key: refused with the reason", mode=0o600, content="hello\n", only="wireguard")
+@topic.row("WireGuard's key file readable by others: refused with the reason", mode=0o644, content=None,
+           only="wireguard")
+@topic.row("WireGuard's key file that holds no key: refused with the reason", mode=0o600, content="hello\n",
+           only="wireguard")
 def _(lab, mode, content):
     path = lab.directory / "trial.key"
     path.write_text(content or lab.key_file.read_text())
@@ -349,6 +358,12 @@ def checksum(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def execute(path, statement):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(statement)
+        database.commit()
+
+
 def damage(path, what):
     if what == "overwritten in the middle":
         data = bytearray(path.read_bytes())
@@ -357,12 +372,10 @@ def damage(path, what):
     elif what == "no database":
         path.write_bytes(b"these are my notes\n" * 100)
     elif what == "of a newer version":
-        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('pragma user_version = 99'); c.commit(); c.close()"
-        subprocess.run(["/usr/bin/python3", "-c", code, path], check=True)
+        execute(path, "pragma user_version = 99")
     elif what == "another program's database":
         path.unlink()
-        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('create table t (a)'); c.commit(); c.close()"
-        subprocess.run(["/usr/bin/python3", "-c", code, path], check=True)
+        execute(path, "create table t (a)")
 
 
 for what in ("overwritten in the middle", "no database", "of a newer version", "another program's database"):

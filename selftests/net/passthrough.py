@@ -27,7 +27,8 @@ def body(client):
 @topic.row("openssl s_client sees the CVM's own certificate")
 def _(lab):
     done = lab.client.run(["openssl", "s_client", "-connect", f"{GATEWAY}:443", "-servername", f"alpha1-443s.{DOMAIN}",
-                           "-CAfile", lab.cvm_authority.pem, "-verify_return_error", "-brief"], input="", timeout=20 * SLOW)
+                           "-CAfile", lab.cvm_authority.pem, "-verify_return_error", "-brief"], input="",
+                          timeout=20 * SLOW)
     expect("CN = alpha1" in done.stderr and "Verification: OK" in done.stderr, f"s_client: {done.stderr}{done.stdout}")
 
 
@@ -195,14 +196,16 @@ def _(lab):
 
 def psql(lab, label, sslmode, *words):
     return lab.client.run(["psql", f"host={label}.{DOMAIN} port=443 sslmode={sslmode} user=postgres dbname=postgres "
-                           f"connect_timeout={int(10 * SLOW)} {' '.join(words)}", "-Atc", "select 6 * 7"], timeout=30 * SLOW)
+                           f"connect_timeout={int(10 * SLOW)} {' '.join(words)}", "-Atc", "select 6 * 7"],
+                          timeout=30 * SLOW)
 
 
 @topic.row('psql "host=<id>-5432s.<base> port=443 sslmode=require" works', sslmode="require")
 @topic.row("psql with sslmode=verify-full verifies the CVM's certificate", sslmode="verify-full")
 def _(lab, sslmode):
     lab.names("beta1-5432s")
-    done = psql(lab, "beta1-5432s", sslmode, *([f"sslrootcert={lab.cvm_authority.pem}"] if sslmode != "require" else []))
+    done = psql(lab, "beta1-5432s", sslmode, *([f"sslrootcert={lab.cvm_authority.pem}"]
+                                               if sslmode != "require" else []))
     equal((done.returncode, done.stdout), (0, "42\n"), f"psql ({done.stderr})")
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lab import tls
 from lab.lab import DOMAIN, GATEWAY, GATEWAY6, SLOW, wait_until, wg
-from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, read_exactly, standard_pair
+from rows import (LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, read_exactly,
+                  standard_pair)
 
 
 def setup(lab):
@@ -72,7 +73,8 @@ def _(lab):
                        f"{role} holds {link}")
 
 
-@topic.row("the manager is no root with everything: CAP_NET_ADMIN and CAP_BPF, and few others at most", only="optimised")
+@topic.row("the manager is no root with everything: CAP_NET_ADMIN and CAP_BPF, and few others at most",
+           only="optimised")
 def _(lab):
     status = status_of(lab.processes()["manager"])
     capabilities = {bit for bit in range(64) if int(status["CapEff"], 16) >> bit & 1}
@@ -100,7 +102,8 @@ def _(lab):
     start = time.monotonic()
     os.kill(old, signal.SIGKILL)
     works(lab)
-    new = wait_until(lambda: lab.processes().get("manager", old) != old and lab.processes()["manager"], 5, "a new manager")
+    new = wait_until(lambda: lab.processes().get("manager", old) != old and lab.processes()["manager"], 5,
+                     "a new manager")
     wait_until(lambda: lab.ctl("status", check=False).returncode == 0, 5, "it answers")
     took = time.monotonic() - start
     expect(took < 1 * SLOW, f"back after {took:.2f} s")
@@ -117,11 +120,11 @@ def _(lab):
 def _(lab):
     works(lab)
     pairs = [passthrough_pair(lab, "alpha1-7501s", "alpha1", 7501) for _ in range(16)]
-    before = {worker["worker"]: worker for worker in lab.json("map", "dump", "workers")}
+    before = {worker["worker"]: worker for worker in lab.workers()}
     equal(sum(worker["active"] for worker in before.values()), 16, "connections")
     start = time.monotonic()
     os.kill(before[0]["pid"], signal.SIGKILL)
-    wait_until(lambda: lab.json("map", "dump", "workers")[0]["pid"] not in (0, before[0]["pid"]), 5, "a new worker")
+    wait_until(lambda: lab.workers()[0]["pid"] not in (0, before[0]["pid"]), 5, "a new worker")
     took = time.monotonic() - start
     expect(took < 1 * SLOW, f"back after {took:.2f} s")
     equal(sum(alive(pairs)), before[1]["active"], "connections that live")
@@ -137,9 +140,9 @@ def _(lab):
     works(lab)
     wait_until(lambda: counters(lab).get("closed", 0) >= 1, 3, "counted")
     before = counters(lab)
-    worker = lab.json("map", "dump", "workers")[0]
+    worker = lab.workers()[0]
     os.kill(worker["pid"], signal.SIGKILL)
-    wait_until(lambda: lab.json("map", "dump", "workers")[0]["pid"] not in (0, worker["pid"]), 5, "a new worker")
+    wait_until(lambda: lab.workers()[0]["pid"] not in (0, worker["pid"]), 5, "a new worker")
     after = counters(lab)
     expect(all(after.get(reason, 0) >= count for reason, count in before.items()), f"{before} became {after}")
 
@@ -158,7 +161,8 @@ def add(lab, number):
                             f"load{number}", "--generate-key"]).returncode == 0
 
 
-@topic.row("kill -9 of everything during cvm add: whatever was acknowledged is there, and nothing by halves", victim="holder",
+@topic.row("kill -9 of everything during cvm add: whatever was acknowledged is there, and nothing by halves",
+           victim="holder",
            seconds=60)
 @topic.row("kill -9 of the manager during cvm add: whatever was acknowledged is there", victim="manager", seconds=60)
 def _(lab, victim):
@@ -179,7 +183,8 @@ def _(lab, victim):
         ids = {row["id"] for row in lab.json("map", "dump", "ids")}
         expect(set(known) <= ids, f"{set(known) - ids} is not in the maps")
         if lab.wireguard:
-            peers = dict(line.split() for line in lab.gateway.run(["wg", "show", "wg0", "allowed-ips"]).stdout.splitlines())
+            show = lab.gateway.run(["wg", "show", "wg0", "allowed-ips"]).stdout
+            peers = dict(line.split() for line in show.splitlines())
             every = {cvm["public_key"]: cvm["address"] + "/32" for cvm in lab.json("cvm", "list")}
             equal(peers, every, "WireGuard's peers")
     expect(acknowledged, "something was added")
@@ -250,11 +255,13 @@ def _(lab):
 def _(lab, what):
     before, logged = serial(lab), len(lab.log.read_text())
     other = lab.authority.issue(what, f"*.{DOMAIN}", days=-1 if what == "expired" else 30)
-    pair = {"rubbish": (b"no certificate", b"no key"), "mismatch": (lab.certificate[0].read_bytes(), other[1].read_bytes()),
+    pair = {"rubbish": (b"no certificate", b"no key"),
+            "mismatch": (lab.certificate[0].read_bytes(), other[1].read_bytes()),
             "expired": (other[0].read_bytes(), other[1].read_bytes())}[what]
     with files_replaced(lab, *pair):
         lab.phalad.send_signal(signal.SIGHUP)
-        wait_until(lambda: str(lab.certificate[0].parent) in lab.log.read_text()[logged:], 5, "a line about it in the log")
+        wait_until(lambda: str(lab.certificate[0].parent) in lab.log.read_text()[logged:], 5,
+                   "a line about it in the log")
         equal([serial(lab) for _ in range(4)], [before] * 4, "the certificate")
 
 
@@ -366,7 +373,8 @@ def accept_and_close(listener):
             accept(listener).close()
 
 
-@topic.row("more clients than the limit of descriptors allows: some are served, the others wait for their turn", seconds=60)
+@topic.row("more clients than the limit of descriptors allows: some are served, the others wait for their turn",
+           seconds=60)
 def _(lab):
     lab.stop()
     lab.start(["prlimit", "--nofile=312:312"], Gateway={"Workers": 1})
@@ -387,7 +395,8 @@ def _(lab):
         worker = lab.processes()["worker 0"]
         held = max(int(path.name) for path in Path(f"/proc/{worker}/fd").iterdir())
         # As the same user: root may lack CAP_SYS_RESOURCE, in a container for one.
-        subprocess.run(["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "prlimit", "--pid", str(worker),
+        subprocess.run(["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "prlimit", "--pid",
+                        str(worker),
                         f"--nofile={held + 40}:{held + 40}"], check=True)
         use_up(lab, 7505, 64, "no-descriptors", ["internal_error"])
     finally:
@@ -399,7 +408,8 @@ def _(lab):
 def _(lab):
     conf = lab.directory / "wireguard.conf"
     lab.wireguard = True
-    text = lab.configuration(Gateway={"Listen": f"{GATEWAY}:4443", "RunDir": lab.directory / "run-wg", "StateDir": lab.directory / "state-wg",
+    text = lab.configuration(Gateway={"Listen": f"{GATEWAY}:4443", "RunDir": lab.directory / "run-wg",
+                                      "StateDir": lab.directory / "state-wg",
                                       "BpfDir": "/sys/fs/bpf/phala-wg"})
     lab.wireguard = False
     conf.write_text(text)

@@ -44,26 +44,31 @@ HELLOS = (
     # what, the bytes, alert, reason
     ("plain HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", None, "not-tls"),
     ("SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n", None, "not-tls"),
-    ("PostgreSQL without TLS", bytes.fromhex("0000002900030000") + b"user\0postgres\0database\0x\0\0\0", None, "not-tls"),
+    ("PostgreSQL without TLS", bytes.fromhex("0000002900030000") + b"user\0postgres\0database\0x\0\0\0", None,
+     "not-tls"),
     ("a TLS record that is no handshake", b"\x17\x03\x03\x00\x10" + bytes(16), None, "not-tls"),
     ("a handshake that is no ClientHello", tls.records(b"\x02" + good()[1:]), "decode_error", "malformed"),
     ("no SNI at all", tls.records(tls.client_hello()), "missing_extension", "no-sni"),
     ("two host_names in one SNI", tls.records(tls.client_hello(tls.sni(f"alpha1.{DOMAIN}", f"beta1.{DOMAIN}"))),
      "illegal_parameter", "ambiguous"),
     ("two SNI extensions", tls.records(good(tls.sni(f"beta1.{DOMAIN}"))), "illegal_parameter", "ambiguous"),
-    ("a session-id length that counts one byte too many", tls.records(tls.client_hello(session_id_len=1)), "decode_error",
+    ("a session-id length that counts one byte too many", tls.records(tls.client_hello(session_id_len=1)),
+     "decode_error",
      "malformed"),
     ("the same with an SNI", tls.records(good(session_id_len=1)), "decode_error", "malformed"),
     ("a byte behind the extensions", tls.records(good(trailing=b"\0")), "decode_error", "malformed"),
     ("a message length that is too short", tls.records(cut_short(good(), 1)), "decode_error", "malformed"),
-    ("an extension longer than the rest", tls.records(tls.client_hello(tls.sni(f"alpha1.{DOMAIN}")[:-1])), "decode_error",
+    ("an extension longer than the rest", tls.records(tls.client_hello(tls.sni(f"alpha1.{DOMAIN}")[:-1])),
+     "decode_error",
      "malformed"),
-    ("a host_name with a zero byte", tls.records(tls.client_hello(tls.sni(f"alpha1\0.{DOMAIN}"))), "decode_error", "malformed"),
+    ("a host_name with a zero byte", tls.records(tls.client_hello(tls.sni(f"alpha1\0.{DOMAIN}"))), "decode_error",
+     "malformed"),
     ("an empty host_name", tls.records(tls.client_hello(tls.sni(""))), "decode_error", "malformed"),
     ("an empty record", b"\x16\x03\x01\x00\x00" + tls.records(good()), "decode_error", "malformed"),
     ("a record over 2^14 bytes", b"\x16\x03\x01\x40\x01" + good() + bytes(16385), "decode_error", "malformed"),
     ("a hello over 16 KiB", tls.records(good(pad=16384)), "illegal_parameter", "hello-too-long"),
-    ("a hello that says it has 16 MB", b"\x16\x03\x01\x40\x00\x01\xff\xff\xff\x03\x03" + bytes(16378), "illegal_parameter",
+    ("a hello that says it has 16 MB", b"\x16\x03\x01\x40\x00\x01\xff\xff\xff\x03\x03" + bytes(16378),
+     "illegal_parameter",
      "hello-too-long"),
 )
 NAMES = (
@@ -95,7 +100,8 @@ NAMES = (
 for what, data, alert, reason in HELLOS:
     topic.row(f"{what}: {alert or 'closed without a word'}, {reason}", data=data, alert=alert, reason=reason)(refused)
 for what, name, reason in NAMES:
-    topic.row(f"{what}: unrecognized_name, {reason}", data=named(name), alert="unrecognized_name", reason=reason)(refused)
+    topic.row(f"{what}: unrecognized_name, {reason}", data=named(name), alert="unrecognized_name",
+              reason=reason)(refused)
 
 
 @topic.row("an IPv6 client's unknown id: the same")
@@ -155,7 +161,8 @@ def _(lab):
 
 @topic.row("a hello that comes too slowly: the time-out is for the whole of it")
 def _(lab):
-    ends_within(lab, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", None, "hello-timeout", HELLO_TIMEOUT * 1.5 + 1, then=b"\0")
+    ends_within(lab, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", None, "hello-timeout", HELLO_TIMEOUT * 1.5 + 1,
+                then=b"\0")
 
 
 @topic.row("an SSLRequest and no hello: closed within the hello time-out")
@@ -268,7 +275,7 @@ def _(lab, label):
 @topic.row("a thousand random beginnings: every one is closed and counted, and the workers live", seconds=120)
 def _(lab):
     chance = random.Random(7)
-    pids = {worker["pid"] for worker in lab.json("map", "dump", "workers")}
+    pids = {worker["pid"] for worker in lab.workers()}
     before = counters(lab)
     template = tls.records(good())
     for batch in range(20):
@@ -286,5 +293,5 @@ def _(lab):
                 expect(tls.drain(sock)[1] in ("FIN", "RST"), "closed")
     after = counters(lab)
     equal(after["accepted"] - before["accepted"], 1000, "accepted")
-    wait_until(lambda: sum(worker["active"] for worker in lab.json("map", "dump", "workers")) == 0, 5, "no active connection")
-    equal({worker["pid"] for worker in lab.json("map", "dump", "workers")}, pids, "workers")
+    wait_until(lambda: sum(worker["active"] for worker in lab.workers()) == 0, 5, "no active connection")
+    equal({worker["pid"] for worker in lab.workers()}, pids, "workers")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lab import tls
 from lab.lab import DOMAIN, SLOW, wait_until
-from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, passthrough_pair, read_exactly, standard_pair
+from rows import LIMIT, Topic, counted, equal, expect, passthrough_pair, read_exactly, standard_pair
 
 IDLE = 2.0 * max(1, SLOW / 3)
 
@@ -106,8 +106,10 @@ def _(lab):
     expect(grown < 24 << 20, f"the worker grew by {grown >> 10} KiB")
 
 
-@topic.row("a connection without a byte either way ends with the idle time-out, passthrough", label="alpha1-7403s", port=7403)
-@topic.row("a connection without a byte either way ends with the idle time-out, standard", label="alpha1-7404", port=7404)
+@topic.row("a connection without a byte either way ends with the idle time-out, passthrough", label="alpha1-7403s",
+           port=7403)
+@topic.row("a connection without a byte either way ends with the idle time-out, standard", label="alpha1-7404",
+           port=7404)
 def _(lab, label, port):
     pair = passthrough_pair if label.endswith("s") else standard_pair
     client, cvm = pair(lab, label, "alpha1", port)

@@ -7,7 +7,7 @@ import os, ssl
 
 from lab import servers, tls
 from lab.lab import DOMAIN, GATEWAY, SLOW, wait_until
-from rows import LIMIT, Topic, accept, counted, counters, equal, expect, listening, read_exactly, standard_pair, together
+from rows import Topic, accept, counted, equal, expect, listening, read_exactly, standard_pair, together
 
 
 def setup(lab):
@@ -98,7 +98,8 @@ def _(lab):
         equal(tls.alert_of(data), "protocol_version", "alert")
 
 
-@topic.row("ALPN: h2 and http/1.1 on a plain name is http/1.1", label="alpha1-8080", offer=["h2", "http/1.1"], wanted="http/1.1")
+@topic.row("ALPN: h2 and http/1.1 on a plain name is http/1.1", label="alpha1-8080", offer=["h2", "http/1.1"],
+           wanted="http/1.1")
 @topic.row("ALPN: h2 alone on a plain name is none", label="alpha1-8080", offer=["h2"], wanted=None)
 @topic.row("ALPN: something else on a plain name is none", label="alpha1-8080", offer=["imap"], wanted=None)
 @topic.row("ALPN: h2 and http/1.1 on a g name is h2", label="alpha1-8080g", offer=["http/1.1", "h2"], wanted="h2")
@@ -215,12 +216,13 @@ def _(lab):
 @topic.row("a client that asks for renegotiation goes on without one, or is refused; the worker lives")
 def _(lab):
     with lab.tls("alpha1-8080", version=ssl.TLSVersion.TLSv1_2) as client:
-        pid = lab.json("map", "dump", "workers")[0]["pid"]
-        lab.client.run(["openssl", "s_client", "-connect", f"{GATEWAY}:443", "-servername", f"alpha1-8080.{DOMAIN}", "-tls1_2"],
+        pid = lab.workers()[0]["pid"]
+        lab.client.run(["openssl", "s_client", "-connect", f"{GATEWAY}:443", "-servername", f"alpha1-8080.{DOMAIN}",
+                        "-tls1_2"],
                        input="R\n", timeout=20 * SLOW)
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         expect(client.recv_all().endswith(b"alpha1\n"), "others' connections go on")
-        equal(lab.json("map", "dump", "workers")[0]["pid"], pid, "worker")
+        equal(lab.workers()[0]["pid"], pid, "worker")
 
 
 @topic.row("a megabyte each way at once arrives whole")
@@ -254,7 +256,7 @@ def _(lab):
 @topic.row("a served connection is counted, and its bytes")
 def _(lab):
     def total(key):
-        return sum(worker[key] for worker in lab.json("map", "dump", "workers"))
+        return sum(worker[key] for worker in lab.workers())
     before = total("bytes_from_clients"), total("bytes_from_cvms")
     client, cvm = None, None
     with counted(lab, "routed-standard"), counted(lab, "accepted"), counted(lab, "closed"):
@@ -272,7 +274,7 @@ def _(lab):
 
 @topic.row("nothing is left open at a worker when its connections have ended")
 def _(lab):
-    wait_until(lambda: sum(worker["active"] for worker in lab.json("map", "dump", "workers")) == 0, 5, "no active connection")
+    wait_until(lambda: sum(worker["active"] for worker in lab.workers()) == 0, 5, "no active connection")
 
 
 @topic.row("each base domain has its own certificate")
@@ -281,7 +283,8 @@ def _(lab):
     other = authority.issue("other", "*.other.test")
     lab.restart(other={"Certificate": other[0], "PrivateKey": other[1]})
     for domain in (DOMAIN, "other.test"):
-        client = tls.Tls(lab.connect(), tls.client_context(authority=authority.pem), f"alpha1-8080.{domain}").handshake()
+        client = tls.Tls(lab.connect(), tls.client_context(authority=authority.pem),
+                         f"alpha1-8080.{domain}").handshake()
         with client:
             client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             expect(client.recv_all().endswith(b"alpha1\n"), f"{domain}: alpha1 answers")

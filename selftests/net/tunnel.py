@@ -36,7 +36,8 @@ def wg_show(lab, what):
 
 @topic.row("each peer has one /32, its own", only="wireguard")
 def _(lab):
-    equal(wg_show(lab, "allowed-ips"), {wg("pubkey", cvm.key): cvm.address + "/32" for cvm in lab.cvms.values()}, "allowed IPs")
+    equal(wg_show(lab, "allowed-ips"), {wg("pubkey", cvm.key): cvm.address + "/32" for cvm in lab.cvms.values()},
+          "allowed IPs")
 
 
 @topic.row("the CVM's side has keepalive and the gateway's prefix", only="wireguard")
@@ -89,7 +90,8 @@ def _(lab):
     lab.gateway.run(["wg", "set", "wg0", "peer", wrong, "allowed-ips", "10.6.6.0/24"])
     lab.gateway.run(["wg", "set", "wg0", "peer", wg("pubkey", lab.cvms["beta1"].key), "remove"])
     lab.start()
-    equal(wg_show(lab, "allowed-ips"), {wg("pubkey", cvm.key): cvm.address + "/32" for cvm in lab.cvms.values()}, "allowed IPs")
+    equal(wg_show(lab, "allowed-ips"), {wg("pubkey", cvm.key): cvm.address + "/32" for cvm in lab.cvms.values()},
+          "allowed IPs")
     for cvm in lab.cvms.values():
         cvm.handshake()
     lab.wait_healthy()
@@ -109,7 +111,8 @@ def _(lab):
         lab.ctl("cvm", "remove", "alpha3")
 
 
-@topic.row("a silenced instance goes out of rotation when its handshake is too old, and comes back", only="wireguard", seconds=60)
+@topic.row("a silenced instance goes out of rotation when its handshake is too old, and comes back", only="wireguard",
+           seconds=60)
 def _(lab):
     lab.restart(Gateway={"HealthyFor": "10s"})
     silent, other = lab.cvms["alpha1"], lab.cvms["alpha2"]
@@ -161,7 +164,7 @@ def _(lab):
         cvm.close()
 
 
-@topic.row("health freezes when the manager is gone, and after ManagerGrace nothing new is routed; the holder keeps serving")
+@topic.row("health freezes without a manager, and after ManagerGrace nothing new is routed")
 def _(lab):
     lab.restart(Gateway={"ManagerGrace": f"{2 + SLOW / 4:.0f}s"})
     for cvm in lab.cvms.values():
@@ -172,7 +175,8 @@ def _(lab):
     os.kill(manager, signal.SIGSTOP)    # gone, but not so that the holder starts another
     try:
         works(lab)
-        wait_until(lambda: lab.json("route", f"alpha1.{DOMAIN}", check=False)["reason"] == "manager-stale", 5, "too old to believe")
+        wait_until(lambda: lab.json("route", f"alpha1.{DOMAIN}", check=False)["reason"] == "manager-stale", 5,
+                   "too old to believe")
         with lab.connect() as sock:
             sock.sendall(tls.records(tls.client_hello(tls.sni(f"alpha1-7606s.{DOMAIN}"))))
             equal(tls.alert_of(tls.drain(sock)[0]), "internal_error", "alert")
@@ -193,12 +197,13 @@ def hostile(lab, name):
     """A CVM that routes everything into its tunnel, whatever it was told."""
     cvm, peer = lab.cvms[name], wg("pubkey", lab.key_file.read_text())
     cvm.ns.run(["wg", "set", name, "peer", peer, "allowed-ips", "0.0.0.0/0"])
-    cvm.ns.ip(f"route add 10.0.0.0/8 dev {name}\nroute add {CLIENT}/32 dev {name}\nroute add 192.0.2.1/32 dev {name}\n")
+    prefixes = "10.0.0.0/8", f"{CLIENT}/32", f"{GATEWAY}/32"
+    cvm.ns.ip("".join(f"route add {prefix} dev {name}\n" for prefix in prefixes))
     try:
         yield cvm
     finally:
         cvm.ns.run(["wg", "set", name, "peer", peer, "allowed-ips", "10.0.0.0/24"])
-        cvm.ns.ip(f"route del 10.0.0.0/8 dev {name}\nroute del {CLIENT}/32 dev {name}\nroute del 192.0.2.1/32 dev {name}\n")
+        cvm.ns.ip("".join(f"route del {prefix} dev {name}\n" for prefix in prefixes))
 
 
 def reaches(ns, address, port):
@@ -232,7 +237,8 @@ def _(lab):
 
 @topic.row("a CVM that tries reaches nothing past the gateway: no packet arrives at the client", only="wireguard")
 def _(lab):
-    with listening_at(lab.client, 7607), hostile(lab, "alpha1") as cvm, Capture(lab.client, "c0", f"{CLIENT}/32") as capture:
+    with listening_at(lab.client, 7607), hostile(lab, "alpha1") as cvm, \
+            Capture(lab.client, "c0", f"{CLIENT}/32") as capture:
         expect(not reaches(cvm.ns, CLIENT, 7607), "TCP to the client")
         cvm.ns.run(["ping", "-c", "2", "-i", "0.2", "-W", "1", CLIENT])
         theirs = [packet for packet in capture.packets() if packet[26:30] == socket.inet_aton(cvm.address)]
@@ -254,7 +260,8 @@ def _(lab):
                 expect(not reaches(cvm.ns, address, port), f"TCP to {address} port {port} through the tunnel")
 
 
-@topic.row("a client that routes the CVM range to the gateway reaches no CVM: no packet arrives there", only="wireguard")
+@topic.row("a client that routes the CVM range to the gateway reaches no CVM: no packet arrives there",
+           only="wireguard")
 def _(lab):
     victim = lab.cvms["beta1"]
     with Capture(victim.ns, "beta1", f"{victim.address}/32", ethernet=False) as capture:
@@ -275,7 +282,8 @@ def _(lab):
             for _ in range(3):
                 udp.sendto(b"x", (TUNNEL_GATEWAY, 9))
             reaches(thief.ns, TUNNEL_GATEWAY, 9)        # its own source, and later: what was sent before has arrived
-            equal([packet for packet in capture.packets() if packet[12:16] == socket.inet_aton(victim.address)], [], "packets")
+            equal([packet for packet in capture.packets() if packet[12:16] == socket.inet_aton(victim.address)], [],
+                  "packets")
         finally:
             thief.ns.ip(f"addr del {victim.address}/32 dev alpha1\n")
 
@@ -288,7 +296,7 @@ def stream_until_it_ends(send, ended):
     ended.set()
 
 
-@topic.row("wg0 deleted while traffic flows: connections end, no packet for a CVM leaves by the NIC, the device comes back",
+@topic.row("wg0 deleted while traffic flows: connections end, nothing for a CVM leaves by the NIC, it comes back",
            only="wireguard", seconds=60)
 def _(lab):
     plain_client, plain_cvm = standard_pair(lab, "alpha1-7610", "alpha1", 7610)
@@ -301,7 +309,7 @@ def _(lab):
         sink(pass_cvm)
         for send, event in ((plain_client.send, ended[0]), (pass_client.sendall, ended[1])):
             threading.Thread(target=stream_until_it_ends, args=(send, event), daemon=True).start()
-        wait_until(lambda: sum(worker["bytes_from_clients"] for worker in lab.json("map", "dump", "workers")) > 300000, 10, "traffic flows")
+        wait_until(lambda: sum(worker["bytes_from_clients"] for worker in lab.workers()) > 300000, 10, "traffic flows")
         lab.gateway.run(["ip", "link", "del", "wg0"])
         for event in ended:
             expect(event.wait(LIMIT), "a connection with traffic has ended")
@@ -315,7 +323,8 @@ def _(lab):
         equal((nic.packets(), underlay.packets()), ([], []), "packets for CVMs in clear")
 
 
-@topic.row("wg0 away for longer: new connections are refused with an alert, no packet leaves by the NIC", only="wireguard")
+@topic.row("wg0 away for longer: new connections are refused with an alert, no packet leaves by the NIC",
+           only="wireguard")
 def _(lab):
     # A device of another kind in its place: phalad must not touch it, and has no tunnel meanwhile.
     with Capture(lab.gateway, "n0", "10.0.0.0/8") as nic, Capture(lab.gateway, "u0", "10.0.0.0/8") as underlay:
@@ -325,12 +334,14 @@ def _(lab):
         lab.gateway.ip("link del wg0\nlink add wg0 type dummy\n")
         os.kill(manager, signal.SIGCONT)
         try:
-            wait_until(lambda: not lab.json("map", "dump", "gateway")[0]["tunnel_ifindex"], 5, "phalad knows it has no tunnel")
+            wait_until(lambda: not lab.json("map", "dump", "gateway")[0]["tunnel_ifindex"], 5,
+                       "phalad knows it has no tunnel")
             for label in ("alpha1-8080", "alpha1-443s"):
                 with lab.connect() as sock:
                     sock.sendall(tls.records(tls.client_hello(tls.sni(f"{label}.{DOMAIN}"))))
                     equal(tls.alert_of(tls.drain(sock)[0]), "internal_error", "alert")
-            expect("dummy" in lab.gateway.run(["ip", "-d", "link", "show", "wg0"]).stdout, "the foreign device is untouched")
+            expect("dummy" in lab.gateway.run(["ip", "-d", "link", "show", "wg0"]).stdout,
+                   "the foreign device is untouched")
             expect(lab.ctl("status", check=False).stdout, "phalactl status answers")
         finally:
             lab.gateway.ip("link del wg0\n")
@@ -342,7 +353,8 @@ def _(lab):
         equal((nic.packets(), underlay.packets()), ([], []), "packets for CVMs in clear")
 
 
-@topic.row("an external interface that goes away ends its connections; it comes back and so does the service", only="external")
+@topic.row("an external interface that goes away ends its connections; it comes back and so does the service",
+           only="external")
 def _(lab):
     client, cvm = passthrough_pair(lab, "alpha1-7613s", "alpha1", 7613)
     with client, cvm:

@@ -212,7 +212,7 @@ int main(int argc, char **argv)
 	if (!err)
 		err = ph_steer_attach_tunnel(steering, tunnel);
 	if (!err && !l2) {
-		err = ph_guard_load(bpf_dir, &guard, error, sizeof(error));
+		err = ph_guard_load(bpf_dir, 0, &guard, error, sizeof(error));
 		if (!err)
 			err = ph_guard_attach(guard, tunnel);
 	}

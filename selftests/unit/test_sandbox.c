@@ -260,7 +260,7 @@ static int run(int (*act)(void))
 	pid = fork();
 	if (!pid) {
 		dup2(null_fd, STDERR_FILENO);
-		if (ph_sandbox_worker(WHO, error, sizeof(error)))
+		if (ph_sandbox_worker(WHO, NULL, 0, error, sizeof(error)))
 			_exit(99);
 		_exit(act());
 	}
@@ -352,7 +352,7 @@ static void end(pid_t pid)
 
 static int as_worker(char *error, size_t error_size)
 {
-	return ph_sandbox_worker(WHO, error, error_size);
+	return ph_sandbox_worker(WHO, NULL, 0, error, error_size);
 }
 
 static void test_worker_state(void)
@@ -415,7 +415,7 @@ static void test_death_with_parent(void)
 		if (!fork()) {
 			dup2(null_fd, STDERR_FILENO);
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			if (ph_sandbox_worker(WHO, error, sizeof(error)) || write(ready[1], "x", 1) != 1)
+			if (ph_sandbox_worker(WHO, NULL, 0, error, sizeof(error)) || write(ready[1], "x", 1) != 1)
 				_exit(99);
 			wait_for_ever();
 		}
@@ -432,7 +432,7 @@ static void test_errors(void)
 {
 	char error[256] = "";
 
-	ktap_ok(ph_sandbox_worker("no-such-user", error, sizeof(error)) == -ENOENT && strstr(error, "no-such-user"),
+	ktap_ok(ph_sandbox_worker("no-such-user", NULL, 0, error, sizeof(error)) == -ENOENT && strstr(error, "no-such-user"),
 		"errors: no such user: %s", error);
 	ktap_ok(geteuid() == 0, "errors: nothing was given up");
 }

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel path under phalad: passthrough without a socket, with and without those who set it up.
+
+    client ─ n0 ─ steer ══ TLS, byte for byte ══ steer ─ tunnel ─ CVM          manager, workers: may be gone
+"""
+import contextlib, os, signal
+
+from lab import tls
+from lab.lab import DOMAIN, wait_until
+from rows import LIMIT, Topic, accept, equal, expect, listening, passthrough_pair, read_exactly, standard_pair, together
+
+
+def setup(lab):
+    lab.ready(Gateway={"Nic": "n0"})
+
+
+topic = Topic("kernel", setup)
+
+
+def spliced(lab):
+    return sum(row["count"] for row in lab.json("map", "dump", "reasons") if row["reason"] == "spliced")
+
+
+def relayed(lab):
+    return sum(worker["counters"].get("routed-passthrough", 0) for worker in lab.workers())
+
+
+def paths(lab, what):
+    """How many connections @what made on each path: (kernel, relay)."""
+    before = spliced(lab), relayed(lab)
+    what()
+    return spliced(lab) - before[0], relayed(lab) - before[1]
+
+
+def is_alive(client, cvm):
+    for one, other in ((client, cvm), (cvm, client)):
+        one.sendall(b"x" * 1000)
+        equal(len(read_exactly(other, 1000)), 1000, "bytes that still come through")
+
+
+def is_over(sock):
+    with contextlib.suppress(ConnectionResetError):
+        return sock.recv(1) == b""
+    return True
+
+
+def flows(lab):
+    return lab.json("flow", "list")["flows"]
+
+
+@topic.row("a passthrough connection is the kernel's, a standard one is a worker's, one over IPv6 is relayed")
+def _(lab):
+    def passthrough(family=4):
+        for sock in passthrough_pair(lab, "alpha1-7701s", "alpha1", 7701, family):
+            sock.close()
+
+    def standard():
+        client, cvm = standard_pair(lab, "alpha1-7702", "alpha1", 7702)
+        client.sock.close()
+        cvm.close()
+    equal(paths(lab, passthrough), (1, 0), "IPv4")
+    equal(paths(lab, lambda: passthrough(6)), (0, 1), "IPv6")
+    equal(paths(lab, standard), (0, 0), "standard")
+
+
+@topic.row("a megabyte each way, and its flow in phalactl")
+def _(lab):
+    client, cvm = passthrough_pair(lab, "alpha1-7703s", "alpha1", 7703)
+    data = os.urandom(1 << 20)
+    with client, cvm:
+        for one, other in ((client, cvm), (cvm, client)):
+            one.settimeout(LIMIT)
+            got = together(lambda: one.sendall(data), lambda: read_exactly(other, len(data)))[1]
+            expect(got == data, "what arrived is what was sent")
+        port = client.getsockname()[1]
+        mine = [flow for flow in flows(lab) if str(flow["client"]).endswith(f":{port}")]
+        equal(len(mine), 1, "flows of this client")
+        equal((mine[0]["app"], mine[0]["instance"]), ("alpha", "alpha1"), "whose it is")
+
+
+@topic.row("manager and workers stopped: running connections go on, new ones succeed")
+def _(lab):
+    client, cvm = passthrough_pair(lab, "alpha1-7704s", "alpha1", 7704)
+    stopped = [pid for role, pid in lab.processes().items() if role != "holder"]
+    with client, cvm:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            is_alive(client, cvm)
+            for _ in range(5):
+                for sock in passthrough_pair(lab, "alpha1-7705s", "alpha1", 7705):
+                    sock.close()
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        is_alive(client, cvm)
+
+
+@topic.row("kill -9 of manager and workers: running connections go on, new ones succeed at once")
+def _(lab):
+    client, cvm = passthrough_pair(lab, "alpha1-7706s", "alpha1", 7706)
+    before = {role: pid for role, pid in lab.processes().items() if role != "holder"}
+    with client, cvm:
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+        for sock in passthrough_pair(lab, "alpha1-7707s", "alpha1", 7707):
+            sock.close()
+        is_alive(client, cvm)
+        wait_until(lambda: all(lab.processes().get(role, pid) != pid for role, pid in before.items()), 5,
+                   "all are back")
+        lab.wait_healthy()
+        is_alive(client, cvm)
+
+
+@topic.row("phalad stopped and started again: running connections go on, and the new one adopts them")
+def _(lab):
+    client, cvm = passthrough_pair(lab, "alpha1-7708s", "alpha1", 7708)
+    with client, cvm:
+        lab.stop()
+        is_alive(client, cvm)
+        lab.start(Gateway={"Nic": "n0"})
+        for one in lab.cvms.values():
+            one.handshake()
+        lab.wait_healthy()
+        is_alive(client, cvm)
+        port = client.getsockname()[1]
+        equal(sum(str(flow["client"]).endswith(f":{port}") for flow in flows(lab)), 1, "flows of this client")
+
+
+@topic.row("flow kill: reset at both ends, and nobody else's")
+def _(lab):
+    pairs = [passthrough_pair(lab, "alpha1-7709s", "alpha1", 7709) for _ in range(2)]
+    port = pairs[0][0].getsockname()[1]
+    flow = next(flow for flow in flows(lab) if str(flow["client"]).endswith(f":{port}"))
+    lab.ctl("flow", "kill", str(flow["flow"]))
+    expect(is_over(pairs[0][0]) and is_over(pairs[0][1]), "both ends are over")
+    is_alive(*pairs[1])
+    equal(lab.ctl("flow", "kill", str(flow["flow"]), check=False).returncode, 1, "once more")
+    for sock in pairs[1]:
+        sock.close()
+
+
+@topic.row("cvm remove: its flows are reset before it is acknowledged, nobody else's")
+def _(lab):
+    client, cvm = passthrough_pair(lab, "beta1-7710s", "beta1", 7710)
+    other = passthrough_pair(lab, "alpha1-7711s", "alpha1", 7711)
+    try:
+        lab.ctl("cvm", "remove", "beta1")
+        expect(is_over(client), "the client's end is over")
+        is_alive(*other)
+    finally:
+        lab.broken = True
+        lab.cvms["beta1"].down()
+        lab.cvms["beta1"].register()
+        lab.cvms["beta1"].up()
+        lab.wait_healthy()
+        lab.broken = False
+        for sock in (client, cvm, *other):
+            sock.close()
+
+
+@topic.row("a NIC that goes and comes back: steered again")
+def _(lab):
+    lab.gateway.ip("link del n0\n")
+    lab.connect_client()
+
+    def again():
+        def one():
+            for sock in passthrough_pair(lab, "alpha1-7712s", "alpha1", 7712):
+                sock.close()
+        return paths(lab, one) == (1, 0)
+    wait_until(again, 10, "the kernel path is back")
+
+
+@topic.row("every random split of a hello in two, and an instance that refuses beside one that does not")
+def _(lab):
+    hello = tls.records(tls.client_hello(tls.sni(f"alpha-7713s.{DOMAIN}")))
+    with listening(lab, "alpha2", 7713) as listener:
+        for cut in range(1, len(hello), 37):
+            with lab.connect() as client:
+                client.sendall(hello[:cut])
+                client.sendall(hello[cut:])
+                with accept(listener) as cvm:
+                    equal(read_exactly(cvm, len(hello)), hello, f"the hello, cut at {cut}")
