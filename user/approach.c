@@ -79,7 +79,9 @@ static int dial_one(struct ph_connection *connection)
 		if (ph_route_next(set->maps, &approach->route, &connection->ref, &address))
 			return -ENOENT;
 		approach->tries++;
-		err = ph_dial(set->config->tunnel.interface, address, approach->route.name.port, &connection->cvm.fd);
+		/* The manager's device, not whatever bears its name by now. */
+		err = ph_dial(__atomic_load_n(&set->maps->gateway->tunnel_ifindex, __ATOMIC_ACQUIRE), address,
+			      approach->route.name.port, &connection->cvm.fd);
 		if (!err) {
 			err = ph_events_add(set->events, connection->cvm.fd, PH_SOCKET_EVENTS, &connection->cvm_source);
 			if (err)

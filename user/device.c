@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "link.h"
+#include "log.h"
 
 struct ph_device {
 	const struct ph_tunnel *config;
@@ -75,6 +76,25 @@ const struct ph_device_state *ph_device_state(const struct ph_device *device)
 	return &device->state;
 }
 
+/* A device that somebody made, or a configuration that was changed: whoever sent to the old key or port is told here. */
+static void warn_taken_over(struct ph_device *device, const uint8_t key[PH_KEY_LEN])
+{
+	const struct ph_tunnel *config = device->config;
+	static const uint8_t none[PH_KEY_LEN];
+	struct ph_wg_device was;
+	bool other_key, other_port;
+
+	if (ph_wg_get_device(device->wg, config->interface, &was))
+		return;			/* setting it will say why */
+	other_key = memcmp(was.private_key, key, PH_KEY_LEN);
+	other_port = was.listen_port != config->listen_port;
+	if (memcmp(was.private_key, none, PH_KEY_LEN) && (other_key || other_port))
+		ph_log(PH_LOG_WARNING, "%s was there with %s key and UDP port %u: it is taken over, with PrivateKeyFile's "
+		       "key and port %u", config->interface, other_key ? "another" : "this", was.listen_port,
+		       config->listen_port);
+	explicit_bzero(&was, sizeof(was));
+}
+
 static int set_key_and_port(struct ph_device *device, char *error, size_t error_size)
 {
 	const struct ph_tunnel *config = device->config;
@@ -84,6 +104,8 @@ static int set_key_and_port(struct ph_device *device, char *error, size_t error_
 	if (err)
 		return err;
 	err = ph_key_public(key, device->state.public_key);
+	if (!err)
+		warn_taken_over(device, key);
 	if (!err)
 		err = ph_wg_set_device(device->wg, config->interface, key, config->listen_port);
 	explicit_bzero(key, sizeof(key));
@@ -128,6 +150,10 @@ static int configure(struct ph_device *device, char *error, size_t error_size)
 
 	what = "blackhole route";
 	err = ph_link_set_blackhole(device->link, config->range, config->range_len);
+	if (err)
+		goto out;
+	what = "routes of another CvmRange";
+	err = ph_link_keep_only_route(device->link, config->range, config->range_len);
 	if (err)
 		goto out;
 	err = create(device, &info, error, error_size);

@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -33,16 +32,18 @@ int ph_dial_prepare(int fd)
 	return err;
 }
 
-int ph_dial(const char *interface, struct in_addr address, uint16_t port, int *ret_fd)
+int ph_dial(uint32_t ifindex, struct in_addr address, uint16_t port, int *ret_fd)
 {
 	static const struct linger at_once = { .l_onoff = 1 };
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr = address, .sin_port = htons(port) };
 	int fd, err;
 
+	if (!ifindex)
+		return -ENODEV;
 	fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	err = setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface, (socklen_t)strlen(interface)) ? -errno : 0;
+	err = set_option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, (int)ifindex);
 	if (!err && setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)))
 		err = -errno;
 	if (!err)

@@ -12,13 +12,14 @@
 
 /**
  * ph_dial() - begin to connect.
- * @interface: the tunnel device; without it nothing is sent, whatever the routes say.
+ * @ifindex: the tunnel device; without it nothing is sent, whatever the routes say. By index, because another device may
+ * get its name while nobody looks.
  * @port: host order.
  * @ret_fd: non-blocking, the caller's to close; it becomes writable when connected, or failed.
  *
  * Return: 0, or -errno when it failed at once.
  */
-int ph_dial(const char *interface, struct in_addr address, uint16_t port, int *ret_fd);
+int ph_dial(uint32_t ifindex, struct in_addr address, uint16_t port, int *ret_fd);
 
 /* What became of it once it is writable. Return: 0 or -errno. */
 int ph_dial_result(int fd);

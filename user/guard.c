@@ -27,6 +27,13 @@ static int counters_path(char *path, size_t size, const char *bpf_dir)
 	return (size_t)snprintf(path, size, "%s/ph_guard", bpf_dir) < size ? 0 : -ENAMETOOLONG;
 }
 
+/* What to look for when the kernel refuses the programs; libbpf and the verifier each have their errors for it. */
+static const char *kernel_lacks(int err)
+{
+	return err == -EINVAL || err == -ENOTSUP || err == -ENOENT || err == -ESRCH || err == -ENOSYS || err == -EACCES ?
+	       "; Linux 6.1 (Debian 12) with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT has what they need" : "";
+}
+
 int ph_guard_load(const char *bpf_dir, uint32_t worker_uid, struct ph_guard **ret_guard, char *error, size_t error_size)
 {
 	struct ph_guard *guard = calloc(1, sizeof(*guard));
@@ -52,8 +59,8 @@ int ph_guard_load(const char *bpf_dir, uint32_t worker_uid, struct ph_guard **re
 	*ret_guard = guard;
 	return 0;
 fail:
-	snprintf(error, error_size, "guard: cannot load the programs with counters at %s/ph_guard: %s", bpf_dir,
-		 strerror(-err));
+	snprintf(error, error_size, "guard: cannot load the programs with counters at %s/ph_guard: %s%s", bpf_dir,
+		 strerror(-err), kernel_lacks(err));
 	ph_guard_free(guard);
 	return err;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "keeper.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pwd.h>
@@ -13,6 +14,7 @@
 #include "log.h"
 #include "reconcile.h"
 #include "value.h"
+#include "version.h"
 
 #define NS_PER_MS 1000000ULL
 #define NS_PER_S 1000000000ULL
@@ -261,11 +263,14 @@ int ph_keeper_open(const struct ph_config *config, struct ph_fanout *fanout, boo
 	keeper->fanout = fanout;
 	keeper->seen_slot = PH_INSTANCES_MAX;
 	err = open_all(keeper, fresh, wait, error, error_size);
-	if (err)
+	if (err) {
 		ph_keeper_free(keeper);
-	else
-		*ret_keeper = keeper;
-	return err;
+		return err;
+	}
+	ph_log(PH_LOG_INFO, "phalad " PH_VERSION ": %u CVMs in %u apps", ph_roster_count(keeper->roster),
+	       keeper->apps);
+	*ret_keeper = keeper;
+	return 0;
 }
 
 void ph_keeper_free(struct ph_keeper *keeper)
@@ -358,6 +363,15 @@ static void carry_out(struct ph_keeper *keeper, const char *what, const struct p
 	keeper->mend_maps = true;
 }
 
+/* The audit trail: who was let in, and when. */
+static void log_change(const char *what, const struct ph_cvm *cvm)
+{
+	char address[INET_ADDRSTRLEN] = "";
+
+	inet_ntop(AF_INET, &cvm->address, address, sizeof(address));
+	ph_log(PH_LOG_INFO, "cvm %s of app %s at %s: %s", cvm->instance_id, cvm->app_id, address, what);
+}
+
 static bool is_own_key(const struct ph_keeper *keeper, const uint8_t public_key[PH_KEY_LEN])
 {
 	const struct ph_device_state *state = ph_device_state(keeper->device);
@@ -391,6 +405,7 @@ int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *inst
 		carry_out(keeper, "setting the peer", &cvm,
 			  ph_device_set_peer(keeper->device, cvm.public_key, cvm.address));
 	carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, !same_key, &keeper->apps));
+	log_change(!known ? "added" : same_key ? "added again" : "added again, with another key", &cvm);
 	*ret_cvm = cvm;
 	return 0;
 }
@@ -422,6 +437,7 @@ int ph_keeper_drain(struct ph_keeper *keeper, const char *instance_id, bool drai
 	cvm.draining = drain;
 	carry_out(keeper, "noting", &cvm, ph_roster_set(keeper->roster, &cvm));
 	carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
+	log_change(drain ? "drains" : "drains no longer", &cvm);
 	*ret_cvm = cvm;
 	return 0;
 }
@@ -451,6 +467,7 @@ int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
 		return err;
 	}
+	log_change("removed", &cvm);
 	ph_roster_remove(keeper->roster, cvm.slot);
 	carry_out(keeper, "removing the peer", &cvm, ph_device_remove_peer(keeper->device, cvm.public_key));
 	message.ref.slot = cvm.slot;

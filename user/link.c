@@ -280,9 +280,12 @@ struct route {
 	uint32_t metric;
 };
 
+/* What a dump of routes is searched for: @wanted exactly, or one of ours for any other range. */
 struct route_search {
 	struct route wanted;
 	bool has_wanted;
+	bool has_other;
+	struct route other;			/* the first of them */
 };
 
 static void reset_routes(void *arg)
@@ -290,6 +293,12 @@ static void reset_routes(void *arg)
 	struct route_search *search = arg;
 
 	search->has_wanted = false;
+	search->has_other = false;
+}
+
+static bool same_range(const struct route *a, const struct route *b)
+{
+	return a->range.s_addr == b->range.s_addr && a->range_len == b->range_len;
 }
 
 static int visit_route(const struct nlmsghdr *message, void *arg)
@@ -298,6 +307,7 @@ static int visit_route(const struct nlmsghdr *message, void *arg)
 	struct route_search *search = arg;
 	struct route route = { 0 };
 	const struct nlattr *attr;
+	bool simple = true;			/* no way but a device */
 	uint32_t table;
 	int err = 0;
 
@@ -326,28 +336,42 @@ static int visit_route(const struct nlmsghdr *message, void *arg)
 		case RTA_VIA:
 		case RTA_MULTIPATH:
 		case RTA_NH_ID:
-			return err;		/* never one of ours */
+			simple = false;
+			break;
 		}
 	}
-	if (!err && table == RT_TABLE_MAIN && route.range.s_addr == search->wanted.range.s_addr &&
-	    route.range_len == search->wanted.range_len && route.type == search->wanted.type &&
+	if (err || table != RT_TABLE_MAIN)
+		return err;
+	if (simple && same_range(&route, &search->wanted) && route.type == search->wanted.type &&
 	    route.ifindex == search->wanted.ifindex && route.metric == search->wanted.metric)
 		search->has_wanted = true;
-	return err;
+	if (header->rtm_protocol == PH_LINK_ROUTE_PROTOCOL && !same_range(&route, &search->wanted) &&
+	    (route.type == RTN_UNICAST || route.type == RTN_BLACKHOLE) && !search->has_other) {
+		search->has_other = true;
+		search->other = route;
+	}
+	return 0;
+}
+
+/* The kernel filters by protocol, type and device, so that a router's full table does not come along; 0 is any. */
+static int find_routes(struct ph_link *link, uint8_t protocol, struct route_search *search)
+{
+	struct nlmsghdr *request = ph_netlink_start(link->netlink, RTM_GETROUTE, 0);
+	struct rtmsg *header = mnl_nlmsg_put_extra_header(request, sizeof(*header));
+
+	header->rtm_family = AF_INET;
+	header->rtm_protocol = protocol;
+	header->rtm_type = search->wanted.type;
+	if (search->wanted.ifindex)
+		mnl_attr_put_u32(request, RTA_OIF, search->wanted.ifindex);
+	return ph_netlink_dump(link->netlink, reset_routes, visit_route, search);
 }
 
 static bool has_route(struct ph_link *link, const struct route *wanted, int *ret_err)
 {
-	struct nlmsghdr *request = ph_netlink_start(link->netlink, RTM_GETROUTE, 0);
-	struct rtmsg *header = mnl_nlmsg_put_extra_header(request, sizeof(*header));
 	struct route_search search = { .wanted = *wanted };
 
-	/* The kernel filters by type and device, so that a router's full table does not come along. */
-	header->rtm_family = AF_INET;
-	header->rtm_type = wanted->type;
-	if (wanted->ifindex)
-		mnl_attr_put_u32(request, RTA_OIF, wanted->ifindex);
-	*ret_err = ph_netlink_dump(link->netlink, reset_routes, visit_route, &search);
+	*ret_err = find_routes(link, 0, &search);
 	return search.has_wanted;
 }
 
@@ -389,7 +413,7 @@ int ph_link_set_route(struct ph_link *link, struct in_addr range, uint8_t range_
 
 	if (has_route(link, &route, &err) || err)
 		return err;
-	err = ph_link_remove_route(link, range, range_len);
+	err = remove_routes(link, &(struct route){ .range = range, .range_len = range_len, .type = RTN_UNICAST });
 	if (err)
 		return err;
 	start_route(link, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route);
@@ -409,14 +433,23 @@ int ph_link_set_blackhole(struct ph_link *link, struct in_addr range, uint8_t ra
 	return ph_netlink_call(link->netlink, NULL, NULL);
 }
 
-int ph_link_remove_route(struct ph_link *link, struct in_addr range, uint8_t range_len)
+int ph_link_keep_only_route(struct ph_link *link, struct in_addr range, uint8_t range_len)
 {
-	return remove_routes(link, &(struct route){ .range = range, .range_len = range_len, .type = RTN_UNICAST });
-}
+	struct route_search search = { .wanted = { .range = range, .range_len = range_len } };
 
-int ph_link_remove_blackhole(struct ph_link *link, struct in_addr range, uint8_t range_len)
-{
-	return remove_routes(link, &(struct route){ .range = range, .range_len = range_len, .type = RTN_BLACKHOLE });
+	for (int i = 0; i < ROUTES_MAX; i++) {
+		int err = find_routes(link, PH_LINK_ROUTE_PROTOCOL, &search);
+
+		if (err || !search.has_other)
+			return err;
+		/* By range and type: whatever device and metric it has, it is of the old range. */
+		search.other.ifindex = 0;
+		search.other.metric = 0;
+		err = remove_routes(link, &search.other);
+		if (err)
+			return err;
+	}
+	return -EBUSY;
 }
 
 int ph_link_watch(int *ret_fd)

@@ -62,9 +62,11 @@ int ph_link_set_address(struct ph_link *link, uint32_t ifindex, struct in_addr a
 int ph_link_set_route(struct ph_link *link, struct in_addr range, uint8_t range_len, uint32_t ifindex);
 int ph_link_set_blackhole(struct ph_link *link, struct in_addr range, uint8_t range_len);
 
-/* Takes away ours, and only ours. Return: 0 also when there was none, or -errno. */
-int ph_link_remove_route(struct ph_link *link, struct in_addr range, uint8_t range_len);
-int ph_link_remove_blackhole(struct ph_link *link, struct in_addr range, uint8_t range_len);
+/*
+ * Takes away ours, and only ours, for every range but this one: what a configuration with another range left. So there
+ * is one gateway to a network namespace. Return: 0 also when there was none, or -errno.
+ */
+int ph_link_keep_only_route(struct ph_link *link, struct in_addr range, uint8_t range_len);
 
 /* A non-blocking socket that becomes readable when devices come, go or change; the caller's to close. */
 int ph_link_watch(int *ret_fd);

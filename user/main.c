@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -315,6 +316,8 @@ static int play(struct arguments *arguments)
 
 	for (uint32_t i = 0; i < arguments->fd_count; i++)
 		fcntl(arguments->fds[i], F_SETFD, FD_CLOEXEC);
+	/* Run from /proc/self/exe, it would be called "exe". */
+	prctl(PR_SET_NAME, arguments->role == ROLE_MANAGER ? "phalad-manager" : "phalad-worker");
 	if (ph_config_load(arguments->config_path, &config, error, sizeof(error))) {
 		ph_log(PH_LOG_ERROR, "%s", error);
 		return 1;

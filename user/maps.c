@@ -148,8 +148,8 @@ static int check_version(int fd, const struct bpf_map *map, const char *dir, cha
 		memcpy(&version, value, sizeof(version));
 	free(value);
 	if (version != PH_ABI_VERSION)
-		return fail(-ESTALE, error, error_size, "the maps in %s are of ABI version %u, this phalad has %u", dir,
-			    version, PH_ABI_VERSION);
+		return fail(-ESTALE, error, error_size, "the maps in %s are of ABI version %u, this phalad has %u; start "
+			    "once with --fresh to begin with new maps", dir, version, PH_ABI_VERSION);
 	if (map && !layout_fits(fd, map))
 		return fail(-ESTALE, error, error_size, "%s/ph_gateway has another layout", dir);
 	return 0;

@@ -72,7 +72,7 @@ struct option {
 };
 
 static const struct option settable[] = {
-	{ SOL_SOCKET, SO_BINDTODEVICE },
+	{ SOL_SOCKET, SO_BINDTOIFINDEX },
 	{ SOL_SOCKET, SO_KEEPALIVE },
 	{ SOL_SOCKET, SO_LINGER },
 	{ SOL_SOCKET, SO_RCVLOWAT },

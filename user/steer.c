@@ -79,6 +79,13 @@ static int make_secret(struct ph_steer *config)
 	return 0;
 }
 
+/* What to look for when the kernel refuses the programs; libbpf and the verifier each have their errors for it. */
+static const char *kernel_lacks(int err)
+{
+	return err == -EINVAL || err == -ENOTSUP || err == -ENOENT || err == -ESRCH || err == -ENOSYS || err == -EACCES ?
+	       "; Linux 6.1 (Debian 12) with CONFIG_DEBUG_INFO_BTF and CONFIG_NET_CLS_ACT has what they need" : "";
+}
+
 int ph_steer_load(const char *bpf_dir, bool tunnel_l2, struct ph_steering **ret_steering, char *error,
 		  size_t error_size)
 {
@@ -101,7 +108,7 @@ int ph_steer_load(const char *bpf_dir, bool tunnel_l2, struct ph_steering **ret_
 		goto fail;
 	err = ph_steer_bpf__load(steering->skel);
 	if (err) {
-		snprintf(error, error_size, "steer: cannot load the programs: %s", strerror(-err));
+		snprintf(error, error_size, "steer: cannot load the programs: %s%s", strerror(-err), kernel_lacks(err));
 		goto fail;
 	}
 	at = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED,

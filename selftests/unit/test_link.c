@@ -235,22 +235,53 @@ static void test_full_table(void)
 	ip("route flush root 5.0.0.0/8");
 }
 
-#define OTHERS "10.0.0.0/8 dev v1 proto static scope link metric 9\nblackhole 10.0.0.0/8 proto static metric 10\n"
 
-static void test_remove(void)
+static void test_keep_only(void)
 {
-	struct in_addr range = ipv4("10.0.0.0");
+	static const struct {
+		const char *name, *before;	/* routes beside those for the range that is kept */
+		const char *after;		/* what is left of them */
+	} rows[] = {
+		{ "none else", "", "" },
+		{ "ours for the wider range before",
+		  "10.0.0.0/8 dev v0 proto 177;blackhole 10.0.0.0/8 proto 177 metric 4294967295", "" },
+		{ "ours for a narrower one", "10.64.0.0/16 dev v0 proto 177;blackhole 10.64.0.0/16 proto 177 metric 9", "" },
+		{ "ours for several, through another device, by way of a router",
+		  "172.16.0.0/12 dev v1 proto 177;172.16.0.0/12 dev v1 proto 177 metric 9;192.168.0.0/16 via 203.0.113.9 proto 177",
+		  "" },
+		{ "somebody's for the wider range", "10.0.0.0/8 dev v1 proto static;blackhole 10.0.0.0/8 proto static metric 9",
+		  "10.0.0.0/8 dev v1 proto static scope link\nblackhole 10.0.0.0/8 proto static metric 9\n" },
+		{ "somebody's beside ours",
+		  "10.0.0.0/8 dev v1 proto static metric 9;10.0.0.0/8 dev v0 proto 177",
+		  "10.0.0.0/8 dev v1 proto static scope link metric 9\n" },
+	};
+	struct in_addr range = ipv4("10.64.0.0");
+	uint32_t v0 = index_of("v0");
 
-	ip("route add 10.0.0.0/8 dev v1 proto static metric 9");
-	ip("route add blackhole 10.0.0.0/8 proto static metric 10");
-	ktap_ok(!ph_link_remove_route(subject, range, 8) && has_only("10.0.0.0/8", OTHERS HOLE "\n"),
-		"our route is removed, no other");
-	ktap_ok(!ph_link_remove_blackhole(subject, range, 8) && has_only("10.0.0.0/8", OTHERS),
-		"our blackhole is removed, no other");
-	count_changes();
-	ktap_ok(!ph_link_remove_route(subject, range, 8) && !ph_link_remove_blackhole(subject, range, 8) &&
-			!count_changes(), "removed again: not touched");
-	ip("route flush exact 10.0.0.0/8");
+	ip("route flush root 10.0.0.0/8");
+	if (ph_link_set_blackhole(subject, range, 12) || ph_link_set_route(subject, range, 12, v0))
+		ktap_ok(0, "keep only: cannot set the stage");
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		if (shell_run(out, sizeof(out), "echo '%s' | tr ';' '\\n' | sed '/./s/^/route add /' | ip -batch -",
+			      rows[i].before)) {
+			ktap_ok(0, "keep only: %s: cannot set the stage: %s", rows[i].name, out);
+			continue;
+		}
+		ktap_ok(!ph_link_keep_only_route(subject, range, 12) &&
+			has_only("10.64.0.0/12", "10.64.0.0/12 dev v0 proto 177 scope link\n"
+						 "blackhole 10.64.0.0/12 proto 177 metric 4294967295\n"),
+			"keep only: what is for the range stays: %s", rows[i].name);
+		ip("route show | grep -v -e '10\\.64\\.0\\.0/12' -e 'proto kernel' | sed 's/ *$//; s/ linkdown//'");
+		ktap_ok(!strcmp(out, rows[i].after), "keep only: and of the others what is not ours: %s", rows[i].name);
+		count_changes();
+		ktap_ok(!ph_link_keep_only_route(subject, range, 12) && !count_changes(),
+			"keep only again: not touched: %s", rows[i].name);
+		ip("route flush exact 10.0.0.0/8");
+	}
+	ip("route add 10.9.0.0/16 dev v0 proto 177 table 77");
+	ktap_ok(!ph_link_keep_only_route(subject, range, 12) && !ip("route show table 77") && strstr(out, "10.9.0.0/16"),
+		"keep only: another table is not looked at");
+	ip("route flush table 77; ip route flush exact 10.64.0.0/12");
 }
 
 struct seen {
@@ -342,7 +373,7 @@ int main(void)
 	test_route();
 	test_blackhole();
 	test_full_table();
-	test_remove();
+	test_keep_only();
 	test_watch();
 	ph_link_free(subject);
 	ph_link_free(NULL);

@@ -111,9 +111,9 @@ static int netlink_socket(void)
 
 static int bind_to_device(void)
 {
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	int fd = socket(AF_INET, SOCK_STREAM, 0), lo = 1;
 
-	return setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 2) != 0;
+	return setsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &lo, sizeof(lo)) != 0;
 }
 
 static int attach_filter(void)
