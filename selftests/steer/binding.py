@@ -189,6 +189,8 @@ def no_timestamps(place):
 
 
 def connected(place, name, seconds=1.0, count=20):
+    """All are connected within twice the time, and all but one of ten within it: a busy machine's clients ask late."""
+    late = 0
     for _ in range(count):
         start = time.monotonic()
         with place.connect() as sock:
@@ -196,7 +198,9 @@ def connected(place, name, seconds=1.0, count=20):
             sock.sendall(stream)
             equal(receive(sock, len(stream)), stream, "what came back")
             took = time.monotonic() - start
-            expect(took < seconds * SLOW, f"connected after {took:.2f} s")
+            expect(took < 2 * seconds * SLOW, f"connected after {took:.2f} s")
+            late += took > seconds * SLOW
+    expect(late <= count // 10, f"{late} of {count} connected after {seconds * SLOW:.0f} s")
 
 
 @row(rows, "an instance that refuses, beside a healthy one", 60)

@@ -144,7 +144,7 @@ def forged(place):
 @row(rows, "a client that uses its port again at once", 30)
 def port_again(place):
     for _ in range(20):
-        with place.connect(source=35000) as sock:
+        with place.connect(source=20000) as sock:
             stream = hello("app1-s.phala.test") + b"x" * 1000
             sock.sendall(stream)
             equal(receive(sock, len(stream)), stream, "what came back")
