@@ -19,7 +19,7 @@
 
 #define EVENTS 64
 #define STEPS_MAX 16			/* of one stream, before others have their turn */
-#define OVERTIME_NS 8000000000U		/* for what was begun in time to come to its end */
+#define OVERTIME_NS 15000000000U		/* for what was begun in time to come to its end */
 #define OPENING_MAX 64			/* connections in the making, of those to be held */
 
 enum state {
