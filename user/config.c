@@ -203,6 +203,19 @@ static char *read_line(char *line, int size, void *arg)
 	return check_line(parser, line, len) ? NULL : line;
 }
 
+/* Where a file is named: whoever finds that it is not there can say so. */
+static void note_line(const struct ph_setting *setting, struct ph_config *config, uint32_t line)
+{
+	struct ph_domain *domain = &config->domains[config->domain_count ? config->domain_count - 1 : 0];
+
+	if (!strcmp(setting->name, "Certificate"))
+		domain->certificate_line = line;
+	else if (!strcmp(setting->name, "PrivateKey"))
+		domain->private_key_line = line;
+	else if (!strcmp(setting->name, "PrivateKeyFile"))
+		config->tunnel.private_key_line = line;
+}
+
 /* An ini_handler: 1 to go on, 0 for an error. */
 static int take_key(void *arg, const char *section, const char *name, const char *value)
 {
@@ -228,6 +241,7 @@ static int take_key(void *arg, const char *section, const char *name, const char
 		if (ph_setting_set(setting, config, value, why, sizeof(why)))
 			return !fail(parser, parser->line, "%s = %s: %s", name,
 				     ph_log_escape(escaped, sizeof(escaped), value, strlen(value)), why);
+		note_line(setting, config, parser->line);
 		if (config->listen_count < PH_LISTEN_MAX && config->listen[config->listen_count].address_len)
 			parser->listen_lines[config->listen_count++] = parser->line;
 		return 1;

@@ -25,6 +25,7 @@ struct ph_domain {
 	char name[PH_NAME_SIZE];		/* lower case, zero padded */
 	char certificate_path[PATH_MAX];	/* PEM chain, leaf first */
 	char private_key_path[PATH_MAX];	/* PEM */
+	uint32_t certificate_line, private_key_line;	/* where the file says so */
 };
 
 enum ph_tunnel_type {
@@ -36,6 +37,7 @@ struct ph_tunnel {
 	enum ph_tunnel_type type;
 	char interface[16];			/* IFNAMSIZ */
 	char private_key_path[PATH_MAX];	/* base64, as `wg genkey` writes it; mode 0600 or stricter */
+	uint32_t private_key_line;		/* where the file says so */
 	uint16_t listen_port;			/* UDP, host order */
 	struct in_addr address;			/* the gateway's own, inside the tunnel */
 	uint8_t prefix_len;			/* the gateway's own prefix: splice and relay source addresses */

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -167,10 +168,48 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
 }
 
 /* The files that the configuration names. Return: 0 or -errno, with @error set. */
+#define FILE_ERROR_SIZE (2 * PATH_MAX + 256)	/* a line that names two paths */
+
+static int check_file(const struct ph_config *config, uint32_t line, const char *key, const char *path, char *error,
+		      size_t error_size)
+{
+	struct stat status;
+	int err;
+
+	if (!stat(path, &status))
+		return 0;
+	err = -errno;
+	snprintf(error, error_size, "%s:%u: %s = %s: %s", config->path, line, key, path, strerror(-err));
+	return err;
+}
+
+/* Files that are not there are a mistake of the configuration's, and told with its line. */
+static int find_files(const struct ph_config *config, char *error, size_t error_size)
+{
+	const struct ph_tunnel *tunnel = &config->tunnel;
+	int err = 0;
+
+	for (uint32_t i = 0; !err && i < config->domain_count; i++) {
+		const struct ph_domain *domain = &config->domains[i];
+
+		err = check_file(config, domain->certificate_line, "Certificate", domain->certificate_path, error, error_size);
+		if (!err)
+			err = check_file(config, domain->private_key_line, "PrivateKey", domain->private_key_path, error,
+					 error_size);
+	}
+	if (!err && tunnel->type == PH_TUNNEL_WIREGUARD)
+		err = check_file(config, tunnel->private_key_line, "PrivateKeyFile", tunnel->private_key_path, error,
+				 error_size);
+	return err;
+}
+
 static int check_files(const struct ph_config *config, char *error, size_t error_size)
 {
 	uint8_t key[PH_KEY_LEN];
-	int err = ph_tls_check(config, error, error_size);
+	int err = find_files(config, error, error_size);
+
+	if (!err)
+		err = ph_tls_check(config, error, error_size);
 
 	if (!err && config->tunnel.type == PH_TUNNEL_WIREGUARD) {
 		err = ph_key_read(config->tunnel.private_key_path, key, error, error_size);
@@ -181,7 +220,7 @@ static int check_files(const struct ph_config *config, char *error, size_t error
 
 static int check(const struct ph_config *config, const char *path)
 {
-	char error[1024];
+	char error[FILE_ERROR_SIZE];
 
 	if (check_files(config, error, sizeof(error))) {
 		fprintf(stderr, "%s\n", error);
@@ -197,7 +236,7 @@ static int check(const struct ph_config *config, const char *path)
  */
 static bool is_checked(const struct ph_config *config)
 {
-	char error[1024];
+	char error[FILE_ERROR_SIZE];
 	int status = 0;
 	pid_t pid = fork();
 
