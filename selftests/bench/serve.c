@@ -159,6 +159,10 @@ static void obey(struct peer *peer, size_t len)
 
 	switch (peer->port) {
 	case STREAM_SOURCE_PORT:
+		if (more) {			/* told to stop already */
+			begin_count(peer);
+			return;
+		}
 		peer->state = SOURCE;
 		watch(peer, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
 		return;
