@@ -181,10 +181,11 @@ def _(lab):
     lab.gateway.ip("link del n0\n")
     lab.connect_client()
 
-    def again():
-        def one():
-            for sock in kernel_pair(lab, "alpha1-7712s", "alpha1", 7712):
-                sock.close()
+    def one():
+        for sock in passthrough_pair(lab, "alpha1-7712s", "alpha1", 7712):
+            sock.close()
+
+    def again():                        # until phalad has seen the device, connections are relayed
         return paths(lab, one) == (1, 0)
     wait_until(again, 10, "the kernel path is back")
 

@@ -170,6 +170,15 @@ def idle(place):
     equal(place.stand.since(before).get("idle"), 1, "counted")
 
 
+@row(rows, "a time-out longer than the machine is up: nothing is idle")
+def idle_never(place):
+    place.stand("limit", 0, 2**31 - 1, 3)       # 24 days
+    client = spliced(place)
+    equal(place.stand("idle"), ["0"], "ended")
+    is_alive(place, client, "afterwards")
+    client.reset()
+
+
 @row(rows, "idle, and nobody to tell: told when they speak", 60)
 def idle_alone(place):
     place.stand("limit", 0, 1, 3)
