@@ -136,11 +136,13 @@ static bool take(struct peer *peer, const uint8_t *bytes, size_t len)
 
 static void sink(struct peer *peer)
 {
-	ssize_t got = recv(peer->fd, scratch, sizeof(scratch), 0);
+	ssize_t got = stream_receive(peer->fd, peer->position, scratch);
 
 	if (!got)
 		begin_count(peer);
-	else if (got < 0 ? errno != EAGAIN : !take(peer, scratch, (size_t)got))
+	else if (got > 0)
+		peer->position += (uint64_t)got;
+	else if (got != -EAGAIN)
 		hang_up(peer);			/* the client misses the count */
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stream.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define PERIOD 65521			/* a prime: no buffer's size divides it, so a shifted stream never matches */
 #define COMPARED 64
@@ -55,4 +57,15 @@ bool stream_matches(uint64_t position, const uint8_t *bytes, size_t len)
 
 	return !memcmp(bytes, stream_at(position), compared) &&
 	       !memcmp(bytes + len - compared, stream_at(position + len - compared), compared);
+}
+
+ssize_t stream_receive(int fd, uint64_t position, uint8_t *scratch)
+{
+	static uint32_t reads;
+	bool look = reads++ % STREAM_LOOK_EVERY == 0;
+	ssize_t got = recv(fd, scratch, STREAM_CHUNK, look ? 0 : MSG_TRUNC);
+
+	if (got < 0)
+		return -errno;
+	return look && got && !stream_matches(position, scratch, (size_t)got) ? -EBADMSG : got;
 }

@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define STREAM_SOURCE_PORT 7001
 #define STREAM_SINK_PORT 7002
@@ -27,6 +28,7 @@
 #define STREAM_HEAD_MAX 4096		/* bytes */
 #define STREAM_RECORD_HEADER_LEN 5
 #define STREAM_CHUNK 131072		/* bytes sent or read at once */
+#define STREAM_LOOK_EVERY 16		/* reads to one that looks at the bytes; the others leave them in the kernel */
 
 /* Numbers are in the host's order: both ends are on one machine. */
 struct stream_answer {
@@ -45,6 +47,14 @@ struct stream_answer stream_answer_to(const uint8_t *head, size_t len);
 
 /* STREAM_CHUNK bytes of the pattern from @position on. */
 const uint8_t *stream_at(uint64_t position);
+
+/*
+ * Reads from a stream in clear. Most of it is thrown away without being copied: the ends share the cores with what is
+ * measured, and should not be what is measured.
+ * @scratch: STREAM_CHUNK bytes. Return: bytes, 0 at the end of the stream, or -errno: -EBADMSG for other bytes than the
+ * pattern's.
+ */
+ssize_t stream_receive(int fd, uint64_t position, uint8_t *scratch);
 
 /* Compares a few bytes at either end of @bytes with the pattern. */
 bool stream_matches(uint64_t position, const uint8_t *bytes, size_t len);
