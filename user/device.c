@@ -253,7 +253,7 @@ struct comparison {
 	struct ph_device *device;
 	struct ph_roster *roster;
 	struct ph_device_changes changes;
-	bool right[PH_INSTANCES_MAX];		/* by slot */
+	bool there[PH_INSTANCES_MAX], right[PH_INSTANCES_MAX];	/* by slot */
 };
 
 /* Removes at once whom the roster does not know; ph_wg_each_peer() has read them all before. */
@@ -266,6 +266,7 @@ static int compare(const struct ph_wg_peer *peer, void *arg)
 		comparison->changes.removed++;
 		return ph_device_remove_peer(comparison->device, peer->public_key);
 	}
+	comparison->there[entry->cvm.slot] = true;
 	if (peer->allowed_count == 1 && peer->address.s_addr == entry->cvm.address.s_addr) {
 		comparison->changes.kept++;
 		comparison->right[entry->cvm.slot] = true;
@@ -288,6 +289,8 @@ static int set_others(struct comparison *comparison)
 		if (!entry || comparison->right[slot])
 			continue;
 		memcpy(peers[missing].public_key, entry->cvm.public_key, PH_KEY_LEN);
+		if (!comparison->there[slot])
+			peers[missing].endpoint = entry->endpoint;
 		peers[missing++].address = entry->cvm.address;
 	}
 	if (missing)

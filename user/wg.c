@@ -12,8 +12,9 @@
 
 #include "netlink.h"
 
-/* What append_peer() puts into a request at most: key, flags and one allowed prefix, in their nests. */
-#define PEER_BYTES 96
+/* What append_peer() puts into a request at most: key, flags, endpoint, keepalive and one allowed prefix, in their nests. */
+#define PEER_BYTES 144
+#define CALL_S 25			/* any keepalive will do: that it becomes other than 0 is what sends one */
 
 #define NS_PER_S 1000000000ULL
 
@@ -170,12 +171,17 @@ int ph_wg_set_device(struct ph_wg *wg, const char *interface, const uint8_t priv
 }
 
 static void append_peer(struct nlmsghdr *request, const uint8_t public_key[PH_KEY_LEN], enum wgpeer_flag flags,
-			const struct in_addr *address)
+			const struct in_addr *address, const struct sockaddr_storage *endpoint)
 {
 	struct nlattr *peer = mnl_attr_nest_start(request, 0), *list, *prefix;
 
 	mnl_attr_put(request, WGPEER_A_PUBLIC_KEY, PH_KEY_LEN, public_key);
 	mnl_attr_put_u32(request, WGPEER_A_FLAGS, flags);
+	if (endpoint && endpoint->ss_family) {
+		mnl_attr_put(request, WGPEER_A_ENDPOINT, endpoint->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+								: sizeof(struct sockaddr_in), endpoint);
+		mnl_attr_put_u16(request, WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, CALL_S);
+	}
 	if (address) {
 		list = mnl_attr_nest_start(request, WGPEER_A_ALLOWEDIPS);
 		prefix = mnl_attr_nest_start(request, 0);
@@ -188,6 +194,17 @@ static void append_peer(struct nlmsghdr *request, const uint8_t public_key[PH_KE
 	mnl_attr_nest_end(request, peer);
 }
 
+/* Keepalives are the CVMs' to send: one of ours was enough to call them. */
+static void append_quiet(struct nlmsghdr *request, const uint8_t public_key[PH_KEY_LEN])
+{
+	struct nlattr *peer = mnl_attr_nest_start(request, 0);
+
+	mnl_attr_put(request, WGPEER_A_PUBLIC_KEY, PH_KEY_LEN, public_key);
+	mnl_attr_put_u32(request, WGPEER_A_FLAGS, WGPEER_F_UPDATE_ONLY);
+	mnl_attr_put_u16(request, WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, 0);
+	mnl_attr_nest_end(request, peer);
+}
+
 int ph_wg_set_peer(struct ph_wg *wg, const char *interface, const uint8_t public_key[PH_KEY_LEN],
 		   struct in_addr address)
 {
@@ -197,22 +214,47 @@ int ph_wg_set_peer(struct ph_wg *wg, const char *interface, const uint8_t public
 	return ph_wg_set_peers(wg, interface, &peer, 1);
 }
 
-int ph_wg_set_peers(struct ph_wg *wg, const char *interface, const struct ph_wg_peer *peers, size_t count)
+/* One message: sets as many of @peers as fit, from @from on. @ret_next: behind the last. */
+static int set_some(struct ph_wg *wg, const char *interface, const struct ph_wg_peer *peers, size_t count, size_t from,
+		    size_t *ret_next)
 {
 	struct nlmsghdr *request;
 	struct nlattr *list;
+	bool called = false;
+	size_t i;
+	int err = start(wg, WG_CMD_SET_DEVICE, interface, &request);
+
+	if (err)
+		return err;
+	list = mnl_attr_nest_start(request, WGDEVICE_A_PEERS);
+	for (i = from; i < count && request->nlmsg_len + PEER_BYTES <= PH_NETLINK_REQUEST_BYTES; i++) {
+		append_peer(request, peers[i].public_key, WGPEER_F_REPLACE_ALLOWEDIPS, &peers[i].address,
+			    &peers[i].endpoint);
+		called |= peers[i].endpoint.ss_family != 0;
+	}
+	mnl_attr_nest_end(request, list);
+	*ret_next = i;
+	err = ph_netlink_call(wg->netlink, NULL, NULL);
+	if (err || !called)
+		return err;
+	err = start(wg, WG_CMD_SET_DEVICE, interface, &request);
+	if (err)
+		return err;
+	list = mnl_attr_nest_start(request, WGDEVICE_A_PEERS);
+	for (i = from; i < *ret_next; i++) {
+		if (peers[i].endpoint.ss_family)
+			append_quiet(request, peers[i].public_key);
+	}
+	mnl_attr_nest_end(request, list);
+	return ph_netlink_call(wg->netlink, NULL, NULL);
+}
+
+int ph_wg_set_peers(struct ph_wg *wg, const char *interface, const struct ph_wg_peer *peers, size_t count)
+{
 	int err = 0;
 
-	for (size_t i = 0; i < count && !err;) {
-		err = start(wg, WG_CMD_SET_DEVICE, interface, &request);
-		if (err)
-			break;
-		list = mnl_attr_nest_start(request, WGDEVICE_A_PEERS);
-		for (; i < count && request->nlmsg_len + PEER_BYTES <= PH_NETLINK_REQUEST_BYTES; i++)
-			append_peer(request, peers[i].public_key, WGPEER_F_REPLACE_ALLOWEDIPS, &peers[i].address);
-		mnl_attr_nest_end(request, list);
-		err = ph_netlink_call(wg->netlink, NULL, NULL);
-	}
+	for (size_t next = 0; next < count && !err;)
+		err = set_some(wg, interface, peers, count, next, &next);
 	return err;
 }
 
@@ -226,7 +268,7 @@ int ph_wg_remove_peer(struct ph_wg *wg, const char *interface, const uint8_t pub
 	if (err)
 		return err;
 	list = mnl_attr_nest_start(request, WGDEVICE_A_PEERS);
-	append_peer(request, public_key, WGPEER_F_REMOVE_ME, NULL);
+	append_peer(request, public_key, WGPEER_F_REMOVE_ME, NULL, NULL);
 	mnl_attr_nest_end(request, list);
 	return ph_netlink_call(wg->netlink, NULL, NULL);
 }

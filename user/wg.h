@@ -66,8 +66,12 @@ int ph_wg_set_peer(struct ph_wg *wg, const char *interface, const uint8_t public
 int ph_wg_remove_peer(struct ph_wg *wg, const char *interface, const uint8_t public_key[PH_KEY_LEN]);
 
 /*
- * Adds, changes (to exactly address/32) @count peers in as many messages as it takes; only public_key and address of
- * each are read. For a start with thousands of CVMs.
+ * Adds, changes (to exactly address/32) @count peers in as many messages as it takes; only public_key, address and
+ * endpoint of each are read. For a start with thousands of CVMs.
+ *
+ * A peer whose endpoint is given (ss_family not 0) has it from then on, and is called there at once: a CVM would else
+ * notice only at its next rekeying, two minutes later, that the device knows no session any more. Without one the
+ * endpoint stays as it is.
  *
  * They are applied in this order, and an address that two of them name ends with the later one. So: addresses differ
  * within one call, and then it does not matter who had them before, peers of this call included. The first error ends
