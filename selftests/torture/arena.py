@@ -3,6 +3,7 @@
 import collections, json, os, re, subprocess, time
 from pathlib import Path
 
+from lab import servers
 from lab.lab import DOMAIN, GATEWAY, SLOW, wait_until
 from rows import Failed, counters, equal, expect
 import pins
@@ -60,6 +61,7 @@ class Arena:
         self.lab, self.full, self.notes, self.programs, self.lossy = lab, full, [], [], []
         first, last = (int(address.rpartition(".")[2]) for address in SOURCES)
         lab.client.ip("".join(f"addr add 192.0.2.{i}/32 dev c0\n" for i in range(first, last + 1)))
+        servers.serve(lab.cvms["alpha1"].ns, 8080, servers.plain(servers.http("alpha1")))
         lab.client.sysctl("net.ipv4.ip_local_port_range", "1024 65535")
         for ns in (lab.client, *(cvm.ns for cvm in lab.cvms.values())):
             ns.sysctl("net.core.somaxconn", 65535)
