@@ -29,6 +29,7 @@
 #define NSEC_PER_MSEC 1000000ULL
 #define CLOCK_MONOTONIC 1
 #define FLOW_LOCK_SPINS 20000		/* some 100 us: longer than anything that is done under it */
+#define SLOT_TRIES 4
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
@@ -140,6 +141,35 @@ static __always_inline __u32 slot_of(const struct ph_steer *steer, __be32 addres
 	if (host >= PH_FLOWS_MAX / PH_FLOW_PORTS || bpf_ntohs(port) < PH_FLOW_PORTS)
 		return PH_FLOWS_MAX;
 	return host * PH_FLOW_PORTS + bpf_ntohs(port) - PH_FLOW_PORTS;
+}
+
+/*
+ * A free slot, its flow locked. One that turns out to be in use, or beyond what there is, was given away twice, as happens
+ * when phalad is told to use other addresses: it is forgotten here, and whoever has it gives it back. Return: NULL when
+ * there is none.
+ */
+static __always_inline struct ph_flow *slot_claim(struct ph_steer *steer, __u32 *ret_slot)
+{
+	struct ph_flow *flow;
+	__u32 slot = 0;
+
+	for (int i = 0; i < SLOT_TRIES; i++) {
+		if (slot_take(steer, &slot))
+			return NULL;
+		flow = flow_at(slot);
+		if (!flow || slot >= steer->slots)
+			continue;
+		if (!flow_lock(flow)) {
+			bpf_map_push_elem(&ph_free, &slot, 0);
+			continue;
+		}
+		if (flow->splice.state == PH_FLOW_FREE) {
+			*ret_slot = slot;
+			return flow;
+		}
+		flow_unlock(flow);
+	}
+	return NULL;
 }
 
 static __always_inline int key_equal(const struct ph_client_key *a, const struct ph_client_key *b)
@@ -361,15 +391,9 @@ static __always_inline enum flow_new flow_new(struct ph_steer *steer, const stru
 	struct ph_ref ref;
 	long err;
 
-	if (slot_take(steer, &ref.slot))
-		return FLOW_NEW_FULL;
-	flow = flow_at(ref.slot);
+	flow = slot_claim(steer, &ref.slot);
 	if (!flow)
 		return FLOW_NEW_FULL;
-	if (!flow_lock(flow)) {
-		bpf_map_push_elem(&ph_free, &ref.slot, 0);
-		return FLOW_NEW_FULL;
-	}
 	ref.generation = flow->splice.generation + 1;
 	if (!ref.generation)
 		ref.generation = 1;
