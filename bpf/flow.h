@@ -11,7 +11,7 @@
  *   SPLICED     -> ENDED       FIN and its acknowledgement both ways, or RST
  *               -> KILLED      idle for too long, instance removed, operator
  *   ENDED       -> SPLICED     the reset was forged
- *               -> KILLED      the client begins anew from the same port
+ *               -> KILLED      the client begins anew from the same port, or the instance was removed
  *   ENDED, KILLED, DECLINED -> FREE   PH_FLOW_REST_MS later
  *
  * What time does is done by sweep.h.
@@ -314,6 +314,18 @@ static __always_inline void flow_end(struct ph_flow *flow, enum ph_flow_state st
 	load_end(flow, 1);
 	flow_rest(flow, state, reason);
 	flow_event(flow, PH_EVENT_END, reason);
+}
+
+/* SPLICED or ENDED: whoever sends is answered with a reset from now on. Return: 1 if it was not over before. */
+static __always_inline int flow_kill(struct ph_flow *flow, enum ph_reason reason)
+{
+	if (flow->splice.state == PH_FLOW_SPLICED) {
+		flow_end(flow, PH_FLOW_KILLED, reason);
+		return 1;
+	}
+	if (flow->splice.state == PH_FLOW_ENDED)
+		WRITE_ONCE(flow->splice.state, PH_FLOW_KILLED);
+	return 0;
 }
 
 /* ENDED by a reset that was forged. */
