@@ -242,6 +242,24 @@ static __always_inline void flow_event(struct ph_flow *flow, enum ph_event_kind 
 
 /* What an instance carries. */
 
+/*
+ * Another's, before: taken off rather than set to zero, because somebody else may be adding to it by now. Nobody takes
+ * from it any more: an instance's flows end with it.
+ */
+static __always_inline void load_clear(struct ph_load *load, __u32 generation)
+{
+	__u32 before = READ_ONCE(load->generation);
+
+	if (before == generation || __sync_val_compare_and_swap(&load->generation, before, generation) != before)
+		return;
+	__sync_fetch_and_add(&load->active, -load->active);
+	__sync_fetch_and_add(&load->begun, -load->begun);
+	__sync_fetch_and_add(&load->bytes_from_clients, -load->bytes_from_clients);
+	__sync_fetch_and_add(&load->bytes_from_cvms, -load->bytes_from_cvms);
+	__sync_fetch_and_add(&load->packets_from_clients, -load->packets_from_clients);
+	__sync_fetch_and_add(&load->packets_from_cvms, -load->packets_from_cvms);
+}
+
 static __always_inline void load_begin(const struct ph_ref *instance)
 {
 	__u32 slot = instance->slot;
@@ -249,10 +267,7 @@ static __always_inline void load_begin(const struct ph_ref *instance)
 
 	if (!load)
 		return;
-	if (load->generation != instance->generation) {
-		__builtin_memset(load, 0, sizeof(*load));
-		load->generation = instance->generation;
-	}
+	load_clear(load, instance->generation);
 	__sync_fetch_and_add(&load->active, 1);
 	__sync_fetch_and_add(&load->begun, 1);
 }
