@@ -103,7 +103,7 @@ __separate int begin_verdict(__u32 hello)
 		return store->walk.message_end + 5 > PH_HELLO_STREAM_BPF_MAX || store->len >= PH_HELLO_STREAM_BPF_MAX
 		       ? VERDICT_LONG : VERDICT_MORE;
 	case PH_HELLO_OK:
-		return route_is_passthrough(store) ? VERDICT_STEER : VERDICT_WORKER;
+		return route_is_passthrough(store) && route_is_known(store) ? VERDICT_STEER : VERDICT_WORKER;
 	default:
 		return VERDICT_WORKER;
 	}
