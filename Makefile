@@ -3,6 +3,7 @@
 # make            phalad and phalactl, in build/
 # make check      everything there is to test (root); make asan check: the same with sanitizers, without the VMs
 # make bench      what it carries, beside forwarding and other proxies (root); ONLY=row,... QUICK=1
+# make torture    N=100000 connections, and the long versions of what tortures the kernel path (root)
 # make demo       a lab with real clients, CVMs and WireGuard (root)
 # make deps       install what building and testing needs, from Debian's packages (root)
 # make install    DESTDIR= PREFIX=/usr/local UNITDIR=$PREFIX/lib/systemd/system; make uninstall takes it away
@@ -29,7 +30,7 @@ PKGS := libbpf libmnl openssl sqlite3 jansson inih libseccomp libcap-ng
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith \
 	-Wwrite-strings -Wundef -Wvla -Wformat=2 -Wimplicit-fallthrough
 OPT ?= -O2 -g
-CPPFLAGS := -Iinclude -Iuser -I$(BUILD_TOP)/bpf -D_GNU_SOURCE
+CPPFLAGS := -Iinclude -Iuser -Iselftests -I$(BUILD_TOP)/bpf -D_GNU_SOURCE
 CFLAGS := -std=gnu11 $(OPT) $(WARN) -fPIE -fstack-protector-strong $(SANITIZE)
 ifeq ($(SANITIZE),)
 CPPFLAGS += -D_FORTIFY_SOURCE=2
@@ -47,7 +48,8 @@ UNIT_SRC := $(wildcard selftests/unit/test_*.c)
 FUZZ_SRC := $(wildcard selftests/fuzz/fuzz_*.c)
 BENCH_SRC := $(wildcard selftests/bench/*.c)
 STEER_SRC := selftests/steer/stand.c
-CHECKED_SRC := $(USER_SRC) $(CTL_SRC) tools/insns.c $(UNIT_SRC) $(FUZZ_SRC) $(STEER_SRC) $(BENCH_SRC)
+TORTURE_SRC := $(wildcard selftests/torture/*.c)
+CHECKED_SRC := $(USER_SRC) $(CTL_SRC) tools/insns.c $(UNIT_SRC) $(FUZZ_SRC) $(STEER_SRC) $(BENCH_SRC) $(TORTURE_SRC)
 
 USER_OBJ := $(USER_SRC:%.c=$(BUILD)/%.o)
 LIB_OBJ := $(filter-out $(BUILD)/user/main.o,$(USER_OBJ))
@@ -56,6 +58,7 @@ BPF_OBJ := $(BPF_SRC:bpf/%.bpf.c=$(BUILD_TOP)/bpf/%.bpf.o)
 SKEL := $(BPF_OBJ:.bpf.o=.skel.h)
 UNIT_BIN := $(UNIT_SRC:selftests/unit/%.c=$(BUILD)/unit/%)
 STEER_BIN := $(BUILD)/steer/stand $(BUILD)/steer/loss.bpf.o
+TORTURE_BIN := $(BUILD)/torture/crowd $(BUILD)/torture/host
 FUZZ_BIN := $(FUZZ_SRC:selftests/fuzz/%.c=$(BUILD)/fuzz/%)
 FUZZ_LIB_OBJ := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out user/main.c,$(USER_SRC)))
 FUZZ_OBJ := $(FUZZ_LIB_OBJ) $(FUZZ_SRC:%.c=$(BUILD)/fuzz/obj/%.o)
@@ -108,7 +111,7 @@ $(BUILD)/tools/%: $(BUILD)/tools/%.o
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Tests
-tests: $(UNIT_BIN) $(FUZZ_BIN) $(STEER_BIN)
+tests: $(UNIT_BIN) $(FUZZ_BIN) $(STEER_BIN) $(TORTURE_BIN)
 
 $(BUILD)/steer/stand: $(BUILD)/selftests/steer/stand.o $(BUILD)/libphala.a
 	@mkdir -p $(@D)
@@ -151,6 +154,15 @@ $(BUILD)/bench/%:
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+$(TORTURE_BIN): $(BUILD)/torture/%: $(BUILD)/selftests/torture/%.o $(addprefix $(BUILD)/selftests/,torture/peer.o torture/plan.o bench/stream.o)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^
+
+# N connections in its largest row.
+torture: deps
+	@$(MAKE) --no-print-directory all $(STEER_BIN) $(TORTURE_BIN)
+	@selftests/torture/run --full $(or $(N),100000) $(BUILD)
+
 bench: deps
 	@tools/deps bench
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/load $(BUILD)/bench/serve
@@ -175,5 +187,5 @@ uninstall:
 clean:
 	rm -rf $(BUILD_TOP)
 
--include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(BENCH_SRC:%.c=$(BUILD)/%.d)
+-include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(BENCH_SRC:%.c=$(BUILD)/%.d) $(TORTURE_SRC:%.c=$(BUILD)/%.d)
 -include $(FUZZ_OBJ:.o=.d) $(STEER_SRC:%.c=$(BUILD)/%.d) $(BUILD)/steer/loss.bpf.d $(BUILD)/tools/insns.d

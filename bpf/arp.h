@@ -38,7 +38,7 @@ static __always_inline int arp_answer(struct __sk_buff *skb, const struct ph_ste
 	    arp.address_len != 4)
 		return 0;
 	index = bpf_ntohl(arp_address(arp.target)) - steer->source;
-	if (index >= steer->slots / PH_FLOW_PORTS)
+	if (index >= (steer->slots + PH_FLOW_PORTS - 1) / PH_FLOW_PORTS)
 		return 0;
 	__builtin_memcpy(target, arp.target, 4);
 	__builtin_memcpy(arp.target_mac, arp.sender_mac, 6);

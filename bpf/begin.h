@@ -55,18 +55,22 @@ static __always_inline int no_worker_lives(void)
 }
 
 /*
- * A whole hello for a worker: passed on, unless nobody is there to take it and the accept queue fills, at the end of
+ * A worker's, all there is of it in the packet: passed on, unless nobody is there to take it and the accept queue fills, at the end of
  * which no SYN would be answered, passthrough's neither. A hello with its SYN bit set makes the stack reset the client
  * and forget it (RFC 9293, section 3.10.7.4).
  */
-static __always_inline int to_worker(struct __sk_buff *skb, const struct packet *p, const struct ph_hello_store *store)
+__separate int to_worker(struct __sk_buff *skb, struct packet *p, __u32 hello)
 {
-	__be32 was = tcp_flag_word(&p->tcp), is = was | bpf_htonl(0x00020000);
-	__u32 at = p->l2 + IP_HLEN;
+	struct ph_hello_store *store = hello_at(hello);
+	__be32 was, is;
 	__u64 sum = 0;
+	__u32 at;
 
-	if (!store->queue_fills || !no_worker_lives())
+	if (!p || !store || !store->queue_fills || !no_worker_lives())
 		return TC_ACT_UNSPEC;
+	was = tcp_flag_word(&p->tcp);
+	is = was | bpf_htonl(0x00020000);
+	at = p->l2 + IP_HLEN;
 	count(PH_REASON_TURNED_AWAY);
 	sum_change(&sum, was, is);
 	bpf_l4_csum_replace(skb, at + __builtin_offsetof(struct tcphdr, check), 0, sum_fold32(sum), 0);
@@ -74,10 +78,10 @@ static __always_inline int to_worker(struct __sk_buff *skb, const struct packet 
 	return TC_ACT_UNSPEC;
 }
 
-static __always_inline int decline(enum ph_reason reason)
+static __always_inline int decline(struct __sk_buff *skb, struct packet *p, __u32 hello, enum ph_reason reason)
 {
 	count(reason);
-	return TC_ACT_UNSPEC;
+	return to_worker(skb, p, hello);
 }
 
 enum verdict {
@@ -99,7 +103,7 @@ __separate int begin_verdict(__u32 hello)
 		return store->walk.message_end + 5 > PH_HELLO_STREAM_BPF_MAX || store->len >= PH_HELLO_STREAM_BPF_MAX
 		       ? VERDICT_LONG : VERDICT_MORE;
 	case PH_HELLO_OK:
-		return route_is_passthrough(store) ? VERDICT_STEER : VERDICT_WORKER;
+		return route_is_passthrough(store) && route_is_known(store) ? VERDICT_STEER : VERDICT_WORKER;
 	default:
 		return VERDICT_WORKER;
 	}
@@ -130,6 +134,8 @@ static __always_inline int begin_continue(struct __sk_buff *skb, struct packet *
 	if (verdict == VERDICT_STEER)
 		return bind_next_or_pass(skb, p, flow, slot, 0);
 	action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn);
+	if (action == TC_ACT_UNSPEC)
+		action = to_worker(skb, p, flow->hello - 1);
 	if (verdict == VERDICT_WORKER)
 		flow_free(flow, slot);
 	else
@@ -153,6 +159,7 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 
 	if (!p || !s || !store)
 		return BEGIN_NOT_OURS;
+	store->queue_fills = 0;
 	switch (request_find(skb, p, store)) {
 	case REQUEST_NONE:
 		return BEGIN_NOT_OURS;
@@ -235,18 +242,18 @@ static __always_inline int begin_claim(struct __sk_buff *skb, struct packet *p, 
 	if (!store)
 		return TC_ACT_UNSPEC;
 	if (verdict == VERDICT_WORKER)
-		return to_worker(skb, p, store);
+		return to_worker(skb, p, hello);
 	if (verdict == VERDICT_LONG)
-		return decline(PH_REASON_DECLINED_LONG);
+		return decline(skb, p, hello, PH_REASON_DECLINED_LONG);
 	if (!sweep_lives())
-		return decline(PH_REASON_DECLINED_TIMER);
+		return decline(skb, p, hello, PH_REASON_DECLINED_TIMER);
 	switch (begin_flow(skb, p, hello, &slot)) {
 	case FLOW_NEW_EXISTS:
 		return BEGIN_AGAIN;
 	case FLOW_NEW:
 		break;
 	default:
-		return decline(PH_REASON_DECLINED_FULL);
+		return decline(skb, p, hello, PH_REASON_DECLINED_FULL);
 	}
 	flow = flow_at(slot);
 	if (!flow)
@@ -261,15 +268,20 @@ static __always_inline int begin_claim(struct __sk_buff *skb, struct packet *p, 
 __separate int begin(struct __sk_buff *skb, struct packet *p)
 {
 	struct ph_steer *steer = steer_config();
-	int action = TC_ACT_UNSPEC;
 	__u32 hello, kept = 0;
+	int action;
 
-	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->payload || !p->tcp.ack || p->tcp.syn || p->tcp.rst || !is_our_port(steer, p->tcp.dest))
+	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->payload || !p->tcp.ack || p->tcp.syn || p->tcp.rst ||
+	    !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
-	if (hello_take(steer, &hello))
-		return decline(PH_REASON_DECLINED_FULL);
+	if (hello_take(steer, &hello)) {
+		count(PH_REASON_DECLINED_FULL);
+		return TC_ACT_UNSPEC;
+	}
 	if (begin_collect(skb, p, hello) == BEGIN_COLLECTED)
 		action = begin_claim(skb, p, hello, &kept);
+	else
+		action = to_worker(skb, p, hello);
 	if (!kept)
 		hello_give_back(hello);
 	return action;

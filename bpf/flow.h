@@ -11,7 +11,7 @@
  *   SPLICED     -> ENDED       FIN and its acknowledgement both ways, or RST
  *               -> KILLED      idle for too long, instance removed, operator
  *   ENDED       -> SPLICED     the reset was forged
- *               -> KILLED      the client begins anew from the same port
+ *               -> KILLED      the client begins anew from the same port, or the instance was removed
  *   ENDED, KILLED, DECLINED -> FREE   PH_FLOW_REST_MS later
  *
  * What time does is done by sweep.h.
@@ -29,6 +29,7 @@
 #define NSEC_PER_MSEC 1000000ULL
 #define CLOCK_MONOTONIC 1
 #define FLOW_LOCK_SPINS 20000		/* some 100 us: longer than anything that is done under it */
+#define SLOT_TRIES 4
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
@@ -142,6 +143,35 @@ static __always_inline __u32 slot_of(const struct ph_steer *steer, __be32 addres
 	return host * PH_FLOW_PORTS + bpf_ntohs(port) - PH_FLOW_PORTS;
 }
 
+/*
+ * A free slot, its flow locked. One that turns out to be in use, or beyond what there is, was given away twice, as happens
+ * when phalad is told to use other addresses: it is forgotten here, and whoever has it gives it back. Return: NULL when
+ * there is none.
+ */
+static __always_inline struct ph_flow *slot_claim(struct ph_steer *steer, __u32 *ret_slot)
+{
+	struct ph_flow *flow;
+	__u32 slot = 0;
+
+	for (int i = 0; i < SLOT_TRIES; i++) {
+		if (slot_take(steer, &slot))
+			return NULL;
+		flow = flow_at(slot);
+		if (!flow || slot >= steer->slots)
+			continue;
+		if (!flow_lock(flow)) {
+			bpf_map_push_elem(&ph_free, &slot, 0);
+			continue;
+		}
+		if (flow->splice.state == PH_FLOW_FREE) {
+			*ret_slot = slot;
+			return flow;
+		}
+		flow_unlock(flow);
+	}
+	return NULL;
+}
+
 static __always_inline int key_equal(const struct ph_client_key *a, const struct ph_client_key *b)
 {
 	return a->client == b->client && a->gateway == b->gateway && a->client_port == b->client_port &&
@@ -212,6 +242,24 @@ static __always_inline void flow_event(struct ph_flow *flow, enum ph_event_kind 
 
 /* What an instance carries. */
 
+/*
+ * Another's, before: taken off rather than set to zero, because somebody else may be adding to it by now. Nobody takes
+ * from it any more: an instance's flows end with it.
+ */
+static __always_inline void load_clear(struct ph_load *load, __u32 generation)
+{
+	__u32 before = READ_ONCE(load->generation);
+
+	if (before == generation || __sync_val_compare_and_swap(&load->generation, before, generation) != before)
+		return;
+	__sync_fetch_and_add(&load->active, -load->active);
+	__sync_fetch_and_add(&load->begun, -load->begun);
+	__sync_fetch_and_add(&load->bytes_from_clients, -load->bytes_from_clients);
+	__sync_fetch_and_add(&load->bytes_from_cvms, -load->bytes_from_cvms);
+	__sync_fetch_and_add(&load->packets_from_clients, -load->packets_from_clients);
+	__sync_fetch_and_add(&load->packets_from_cvms, -load->packets_from_cvms);
+}
+
 static __always_inline void load_begin(const struct ph_ref *instance)
 {
 	__u32 slot = instance->slot;
@@ -219,10 +267,7 @@ static __always_inline void load_begin(const struct ph_ref *instance)
 
 	if (!load)
 		return;
-	if (load->generation != instance->generation) {
-		__builtin_memset(load, 0, sizeof(*load));
-		load->generation = instance->generation;
-	}
+	load_clear(load, instance->generation);
 	__sync_fetch_and_add(&load->active, 1);
 	__sync_fetch_and_add(&load->begun, 1);
 }
@@ -284,6 +329,18 @@ static __always_inline void flow_end(struct ph_flow *flow, enum ph_flow_state st
 	load_end(flow, 1);
 	flow_rest(flow, state, reason);
 	flow_event(flow, PH_EVENT_END, reason);
+}
+
+/* SPLICED or ENDED: whoever sends is answered with a reset from now on. Return: 1 if it was not over before. */
+static __always_inline int flow_kill(struct ph_flow *flow, enum ph_reason reason)
+{
+	if (flow->splice.state == PH_FLOW_SPLICED) {
+		flow_end(flow, PH_FLOW_KILLED, reason);
+		return 1;
+	}
+	if (flow->splice.state == PH_FLOW_ENDED)
+		WRITE_ONCE(flow->splice.state, PH_FLOW_KILLED);
+	return 0;
 }
 
 /* ENDED by a reset that was forged. */
@@ -361,15 +418,9 @@ static __always_inline enum flow_new flow_new(struct ph_steer *steer, const stru
 	struct ph_ref ref;
 	long err;
 
-	if (slot_take(steer, &ref.slot))
-		return FLOW_NEW_FULL;
-	flow = flow_at(ref.slot);
+	flow = slot_claim(steer, &ref.slot);
 	if (!flow)
 		return FLOW_NEW_FULL;
-	if (!flow_lock(flow)) {
-		bpf_map_push_elem(&ph_free, &ref.slot, 0);
-		return FLOW_NEW_FULL;
-	}
 	ref.generation = flow->splice.generation + 1;
 	if (!ref.generation)
 		ref.generation = 1;

@@ -73,12 +73,10 @@ static long kill_step(__u32 index, void *arg)
 	if (!flow || READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
 		return 0;
 	if (kill_applies(run, flow)) {
-		if (flow->splice.state == PH_FLOW_BINDING || flow->splice.state == PH_FLOW_COLLECTING) {
+		if (flow->splice.state == PH_FLOW_BINDING || flow->splice.state == PH_FLOW_COLLECTING)
 			flow_decline(flow, run->reason);
-		} else if (flow->splice.state == PH_FLOW_SPLICED) {
-			flow_end(flow, PH_FLOW_KILLED, run->reason);
-			ended = 1;
-		}
+		else
+			ended = flow_kill(flow, run->reason);
 	}
 	flow_unlock(flow);
 	if (ended) {

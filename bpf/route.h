@@ -71,6 +71,12 @@ static __always_inline int route_is_passthrough(struct ph_hello_store *store)
 	return 1;
 }
 
+/* Does anybody have the id? Who asks for others costs no flow. */
+static __always_inline int route_is_known(const struct ph_hello_store *store)
+{
+	return bpf_map_lookup_elem(&ph_ids, store->name.found.id) != NULL;
+}
+
 struct route_run {
 	const struct ph_gateway *gateway;
 	const struct ph_hello_store *store;

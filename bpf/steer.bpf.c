@@ -29,15 +29,6 @@
 
 #define TLS_HANDSHAKE 22
 
-/* The client's packets are the stack's again, and the port may be used anew. */
-static __always_inline int client_release(struct ph_flow *flow)
-{
-	flow_unkey(flow);
-	if (flow->splice.state == PH_FLOW_ENDED)
-		WRITE_ONCE(flow->splice.state, PH_FLOW_KILLED);
-	return TC_ACT_UNSPEC;
-}
-
 /* The request sock is done with: an in-window RST frees it silently. */
 static __always_inline int client_free_request(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow)
 {
@@ -51,13 +42,30 @@ static __always_inline int client_free_request(struct __sk_buff *skb, struct pac
 	return emit(skb, p->l2, s, TCP_HLEN, 0, 0) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
-/* The instance was removed: its flows end at the next packet at the latest. */
+/*
+ * The client begins anew from the same port: its packets are the stack's again. If that still has the request sock of the
+ * connection before, which the SYN would be no good to, a reset goes up first.
+ */
+static __always_inline int client_release(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow)
+{
+	int owes_reset = flow->splice.flags & PH_FLOW_REQUEST;
+
+	flow_unkey(flow);
+	if (flow->splice.state == PH_FLOW_ENDED)
+		WRITE_ONCE(flow->splice.state, PH_FLOW_KILLED);
+	flow->splice.flags &= ~PH_FLOW_REQUEST;
+	if (!owes_reset || bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
+		return TC_ACT_UNSPEC;
+	return client_free_request(skb, p, flow);
+}
+
+/* The instance was removed: its flows end at the next packet at the latest, also those that are only answering late ones. */
 static __always_inline void splice_kill(struct ph_flow *flow, __u32 generation, enum ph_reason reason)
 {
 	if (!flow_lock(flow))
 		return;
-	if (flow->splice.generation == generation && flow->splice.state == PH_FLOW_SPLICED)
-		flow_end(flow, PH_FLOW_KILLED, reason);
+	if (flow->splice.generation == generation)
+		flow_kill(flow, reason);
 	flow_unlock(flow);
 }
 
@@ -106,7 +114,7 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 	if (flow_snapshot(flow, &splice) || !key_equal(&splice.key, &key) ||
 	    (splice.state == PH_FLOW_ENDED && p->tcp.syn))
 		return NOT_SPLICED;
-	if (splice.state == PH_FLOW_SPLICED && instance_is_gone(&splice.instance)) {
+	if (instance_is_gone(&splice.instance)) {
 		splice_kill(flow, splice.generation, PH_REASON_INSTANCE_REMOVED);
 		return client_reset(skb, p);
 	}
@@ -166,7 +174,7 @@ __separate int client_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		case PH_FLOW_ENDED:
 		case PH_FLOW_KILLED:
 			if (p->tcp.syn)
-				client_release(flow);
+				action = client_release(skb, p, flow);
 			else if (flow->splice.state == PH_FLOW_KILLED)
 				action = client_reset(skb, p);
 			break;
@@ -302,7 +310,7 @@ __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		return TC_ACT_SHOT;
 	if (flow_snapshot(flow, &splice) || !flow_is_of(&splice, p->ip.saddr, p->tcp.source))
 		return NOT_SPLICED;
-	if (splice.state == PH_FLOW_SPLICED && instance_is_gone(&splice.instance)) {
+	if (instance_is_gone(&splice.instance)) {
 		splice_kill(flow, splice.generation, PH_REASON_INSTANCE_REMOVED);
 		return cvm_stray(skb, p);
 	}

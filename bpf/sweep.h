@@ -27,7 +27,8 @@ static __always_inline int sweep_lives(void)
 {
 	struct ph_sweep *sweep = sweep_get();
 
-	return sweep && bpf_ktime_get_ns() - sweep->swept_ns < PH_SWEEP_DEAD_MS * NSEC_PER_MSEC;
+	/* The last look may be later than our own at the clock. */
+	return sweep && bpf_ktime_get_ns() < READ_ONCE(sweep->swept_ns) + PH_SWEEP_DEAD_MS * NSEC_PER_MSEC;
 }
 
 struct sweep_run {

@@ -294,9 +294,19 @@ void ph_approach_hello_expired(struct ph_timer *timer)
 	ph_connection_refuse(connection, connection->approach->spoke ? PH_REASON_HELLO_TIMEOUT : PH_REASON_SILENT);
 }
 
+/* The last one has the turns that others would have had: it may be a packet that was lost, and nobody else is there. */
 void ph_approach_dial_expired(struct ph_timer *timer)
 {
-	dial_next(ph_connection_of(timer), PH_REASON_CVM_TIMEOUT);
+	struct ph_connection *connection = ph_connection_of(timer);
+	struct ph_connections *set = connection->set;
+	struct ph_approach *approach = connection->approach;
+
+	if (!approach->route.candidates && approach->tries < set->config->connect_tries) {
+		approach->tries++;
+		ph_timer_arm(set->events, &set->dial, &connection->timer);
+		return;
+	}
+	dial_next(connection, PH_REASON_CVM_TIMEOUT);
 }
 
 void ph_approach_handshake_expired(struct ph_timer *timer)

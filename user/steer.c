@@ -169,6 +169,20 @@ static uint32_t spare_addresses(const struct ph_steer_settings *settings, uint32
 	return own - first;
 }
 
+/*
+ * All slots are as if never used. Flows that have not had their rest give theirs back all the same; steer forgets what it
+ * finds in use.
+ */
+static void begin_slots(struct ph_steering *steering)
+{
+	int fd = bpf_map__fd(steering->skel->maps.ph_free);
+	uint32_t slot;
+
+	for (int i = 0; i < PH_FLOWS_MAX && !bpf_map_lookup_and_delete_elem(fd, NULL, &slot); i++)
+		;
+	__atomic_store_n(&steering->config->fresh, 0, __ATOMIC_RELEASE);
+}
+
 uint32_t ph_steer_set(struct ph_steering *steering, const struct ph_steer_settings *settings)
 {
 	struct ph_steer *config = steering->config;
@@ -178,12 +192,14 @@ uint32_t ph_steer_set(struct ph_steering *steering, const struct ph_steer_settin
 		slots /= 2;
 	if (slots < PH_FLOW_PORTS)
 		slots = 0;
-	/* A slot's address is its number's: with others, flows that are there would be lost, and so would their slots. */
+	/* A slot's address is its number's: with others, flows that are there would be lost. Who set it off puts it on. */
 	if (config->source != first || config->slots != slots) {
+		ph_steer_enable(steering, false);
 		if (config->slots)
 			ph_steer_kill_all(steering, PH_REASON_SHUTDOWN);
 		config->source = first;
 		config->slots = slots;
+		begin_slots(steering);
 	}
 	config->tunnel_mtu = settings->tunnel_mtu;
 	config->app_limit = settings->app_limit;

@@ -41,7 +41,8 @@ int ph_steer_load(const char *bpf_dir, bool tunnel_l2, struct ph_steering **ret_
 void ph_steer_free(struct ph_steering *steering);
 
 /*
- * Takes effect at once, for new connections. Return: how many flows there can be; 0 if the prefix has no address to
+ * Takes effect at once, for new connections. Other addresses end the flows there are, and steer is to be enabled again.
+ * Return: how many flows there can be; 0 if the prefix has no address to
  * spare, and then everything is relayed.
  */
 uint32_t ph_steer_set(struct ph_steering *steering, const struct ph_steer_settings *settings);

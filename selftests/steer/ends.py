@@ -221,6 +221,43 @@ def removed(place):
     wait_until(lambda: len(established()) == before - 10, 2, "the CVM's connections gone")
 
 
+def reset_at_once(place, cvm, **options):
+    """A raw client whose CVM resets the connection right after the hello."""
+    client = place.raw(times=False, **options)
+    client.send_at(0, HELLO)
+    client.sent(len(HELLO))
+    syn = cvm.syn()
+    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
+    expect(cvm.next(), "no hello")
+    cvm.answer(syn, RST | ACK, 1001, (syn.seq + 1 + len(HELLO)) & MASK)
+    expect(client.next(want=lambda segment: segment.flags & RST), "no reset")
+    return client
+
+
+@row(rows, "ended, its instance removed and the address another's: stragglers reach nobody")
+def ended_and_removed(place):
+    cvm = fake(place)
+    client = reset_at_once(place, cvm)
+    equal(state_of(place, client), ("ended", "cvm-reset"), "flow")
+    place.register([("app2", "other", cvm.address)])
+    while cvm.next(0.1):
+        pass
+    client.send(b"for app1", flags=ACK | PSH, ack=(client.gateway_isn + 1) & MASK)
+    equal(cvm.next(0.5), None, "what the other instance got")
+    expect(client.next(want=lambda segment: segment.flags & RST), "the client was not told")
+
+
+@row(rows, "reset by the CVM at once, and the client uses its port again at once")
+def port_again_at_once(place):
+    cvm = fake(place)
+    client = reset_at_once(place, cvm)
+    # In the window that the request sock of the first one has
+    again = place.raw(times=False, sport=client.sport, isn=(client.isn + 1000) & MASK)
+    again.send_at(0, HELLO)
+    expect(cvm.syn(), "the second connection is not steered")
+    again.reset()
+
+
 @row(rows, "killed by the operator")
 def killed(place):
     with place.connect() as sock:
