@@ -3,47 +3,58 @@
  * guard - what may come out of the tunnel device, and what may go in. A CVM reaches nothing that did not call it.
  *
  * From a CVM passes only an answer: TCP to a connected socket that is bound to this very device (workers bind theirs),
- * or an ICMP error by that CVM itself about such a connection. Towards a CVM passes only what a socket bound to this
- * device sent, or steer did, which marks it: a packet from outside bears no mark. So neither routes nor ip_forward nor another process's sockets make a way in or past.
+ * or an ICMP error by that CVM itself about such a connection. Towards a CVM passes only what a worker's socket that is
+ * bound to this device sent, or steer did, which marks it: a packet from outside bears no mark. So neither routes nor
+ * ip_forward nor another process's sockets make a way in or past.
  *
  * Attached before the device is up, and kept by it: the guard stands while phalad is down. Everything that is dropped
  * is counted, and nothing answers for it, so that an address in use looks like one that is not.
  */
 #include "vmlinux.h"
 
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include <phala/abi.h>
-
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
+#define ETH_HLEN 14
 #define ETH_P_IP 0x0800
+#define ETH_P_ARP 0x0806
+
+#include "guard.h"
+
+#define AF_INET 2
 #define ICMP_DEST_UNREACH 3
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
 #define IP_FRAGMENT 0x3fff		/* more fragments, or an offset (RFC 791, section 3.1) */
+#define IP_HLEN 20
+#define TCP_HLEN 20
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PH_GUARD_COUNT);
-	__type(key, __u32);
-	__type(value, __u64);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} ph_guard SEC(".maps");
-
-/* Whose sockets may call CVMs; set before the load. Binding to a device takes no privilege since Linux 5.7. */
+/* Set before the load: whose sockets may call CVMs, as binding to a device takes no privilege since Linux 5.7. */
 const volatile __u32 worker_uid = 0;
+/* The device has Ethernet headers; WireGuard's has none. */
+const volatile __u32 device_l2 = 0;
 
-static __always_inline int verdict(enum ph_guard_reason reason)
+static __always_inline __u32 device_header(void)
 {
-	__u32 key = reason;
-	__u64 *count = bpf_map_lookup_elem(&ph_guard, &key);
+	return device_l2 ? ETH_HLEN : 0;
+}
 
-	if (count)
-		++*count;
-	return reason == PH_GUARD_ANSWER || reason == PH_GUARD_ICMP || reason == PH_GUARD_SENT ||
-	       reason == PH_GUARD_STEERED ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+static __always_inline int verdict(struct __sk_buff *skb, enum ph_guard_reason reason)
+{
+	switch (reason) {
+	case PH_GUARD_ANSWER:
+	case PH_GUARD_ICMP:
+	case PH_GUARD_SENT:
+	case PH_GUARD_STEERED:
+	case PH_GUARD_ARP:
+		guard_count(reason);
+		return TC_ACT_UNSPEC;
+	default:
+		return guard_drop(skb, device_header(), reason);
+	}
 }
 
 /* Is there a connected socket, bound to this device, that hears @remote -> @local? */
@@ -69,66 +80,104 @@ static __always_inline int is_error(__u8 icmp_type)
 	return icmp_type == ICMP_DEST_UNREACH || icmp_type == ICMP_TIME_EXCEEDED || icmp_type == ICMP_PARAMETERPROB;
 }
 
-/* An ICMP error quotes the packet we sent: IP header and the first 8 bytes behind it (RFC 792). */
+/* An ICMP error quotes the packet we sent, which has no IP options: its header and the first 8 bytes behind (RFC 792). */
 static __always_inline enum ph_guard_reason judge_icmp(struct __sk_buff *skb, const struct iphdr *ip, __u32 at)
 {
 	struct icmphdr icmp;
 	struct iphdr quoted;
 	__be16 ports[2];
 
-	if (bpf_skb_load_bytes(skb, at, &icmp, sizeof(icmp)) || !is_error(icmp.type))
+	if (bpf_skb_load_bytes(skb, at, &icmp, sizeof(icmp)))
+		return PH_GUARD_MALFORMED;
+	if (!is_error(icmp.type))
 		return PH_GUARD_PROTOCOL;
-	if (bpf_skb_load_bytes(skb, at + sizeof(icmp), &quoted, sizeof(quoted)) || quoted.version != 4 ||
-	    quoted.ihl < 5 || quoted.protocol != IPPROTO_TCP)
+	if (bpf_skb_load_bytes(skb, at + sizeof(icmp), &quoted, sizeof(quoted)))
+		return PH_GUARD_MALFORMED;
+	if (quoted.version != 4 || quoted.ihl != 5 || quoted.protocol != IPPROTO_TCP)
 		return PH_GUARD_PROTOCOL;
-	if (bpf_skb_load_bytes(skb, at + sizeof(icmp) + quoted.ihl * 4, ports, sizeof(ports)))
+	if (bpf_skb_load_bytes(skb, at + sizeof(icmp) + IP_HLEN, ports, sizeof(ports)))
 		return PH_GUARD_MALFORMED;
 	if (quoted.daddr != ip->saddr || quoted.saddr != ip->daddr)
 		return PH_GUARD_UNCALLED;
 	return is_called(skb, quoted.daddr, quoted.saddr, ports[1], ports[0]) ? PH_GUARD_ICMP : PH_GUARD_UNCALLED;
 }
 
+/* 224.0.0.0/4, and the broadcast address; what is a network's own broadcast address, routes know and this need not. */
+static __always_inline int is_multicast(__be32 address)
+{
+	return (address & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || address == 0xffffffff;
+}
+
 static __always_inline enum ph_guard_reason judge_from_cvm(struct __sk_buff *skb)
 {
+	__u32 l2 = device_header();
 	struct iphdr ip;
-	__be16 ports[2];
+	struct tcphdr tcp;
 
+	if (device_l2 && skb->protocol == bpf_htons(ETH_P_ARP))
+		return PH_GUARD_ARP;
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return PH_GUARD_NOT_IPV4;
-	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+	if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return PH_GUARD_MALFORMED;
+	if (ip.ihl != 5)
+		return PH_GUARD_IP_OPTIONS;
 	if (ip.frag_off & bpf_htons(IP_FRAGMENT))
 		return PH_GUARD_FRAGMENT;
+	if (is_multicast(ip.daddr))
+		return PH_GUARD_MULTICAST;
 	if (ip.protocol == IPPROTO_ICMP)
-		return judge_icmp(skb, &ip, ip.ihl * 4);
+		return judge_icmp(skb, &ip, l2 + IP_HLEN);
 	if (ip.protocol != IPPROTO_TCP)
 		return PH_GUARD_PROTOCOL;
-	if (bpf_skb_load_bytes(skb, ip.ihl * 4, ports, sizeof(ports)))
+	if (bpf_skb_load_bytes(skb, l2 + IP_HLEN, &tcp, TCP_HLEN))
 		return PH_GUARD_MALFORMED;
-	return is_called(skb, ip.saddr, ip.daddr, ports[0], ports[1]) ? PH_GUARD_ANSWER : PH_GUARD_UNCALLED;
+	return is_called(skb, ip.saddr, ip.daddr, tcp.source, tcp.dest) ? PH_GUARD_ANSWER : PH_GUARD_UNCALLED;
 }
 
 SEC("tc")
 int guard_from_cvm(struct __sk_buff *skb)
 {
-	return verdict(judge_from_cvm(skb));
+	return verdict(skb, judge_from_cvm(skb));
 }
 
-/* What the kernel answers for a closing socket comes from its control socket, which it binds as that one was. */
+/*
+ * The kernel's own socket, by which it answers for a connection that has none any more, and which it binds as that
+ * connection was: raw, for TCP, of no process. A process's raw socket differs in that it keeps its namespace alive.
+ */
+static __always_inline int is_control(const struct bpf_sock *sock)
+{
+	struct sock_common common = { 0 };
+
+	return sock->type == SOCK_RAW && sock->protocol == IPPROTO_TCP &&
+	       !bpf_probe_read_kernel(&common, sizeof(common), sock) && !BPF_CORE_READ_BITFIELD(&common, skc_net_refcnt);
+}
+
+static __always_inline enum ph_guard_reason judge_to_cvm(struct __sk_buff *skb)
+{
+	struct bpf_sock *sock = skb->sk;
+
+	if (skb->mark == PH_STEER_MARK)
+		return PH_GUARD_STEERED;
+	if (device_l2 && skb->protocol == bpf_htons(ETH_P_ARP))
+		return PH_GUARD_ARP;
+	if (!sock || sock->bound_dev_if != skb->ifindex || sock->family != AF_INET)
+		return PH_GUARD_NOT_OURS;
+	/* One that is closed but for the wait: only a connection that was let through can have come so far. */
+	if (sock->state == BPF_TCP_TIME_WAIT)
+		return PH_GUARD_SENT;
+	sock = bpf_sk_fullsock(sock);
+	if (!sock)
+		return PH_GUARD_NOT_OURS;
+	if (sock->type == SOCK_STREAM)
+		return bpf_get_socket_uid(skb) == worker_uid ? PH_GUARD_SENT : PH_GUARD_NOT_OURS;
+	return is_control(sock) ? PH_GUARD_SENT : PH_GUARD_NOT_OURS;
+}
+
 SEC("tc")
 int guard_to_cvm(struct __sk_buff *skb)
 {
-	struct bpf_sock *sock = skb->sk;
-	__u32 uid;
-
-	if (skb->mark == PH_STEER_MARK)
-		return verdict(PH_GUARD_STEERED);
-	if (sock)
-		sock = bpf_sk_fullsock(sock);
-	if (!sock || sock->bound_dev_if != skb->ifindex)
-		return verdict(PH_GUARD_NOT_OURS);
-	uid = bpf_get_socket_uid(skb);
-	return verdict(!uid || uid == worker_uid ? PH_GUARD_SENT : PH_GUARD_NOT_OURS);
+	return verdict(skb, judge_to_cvm(skb));
 }
 
 char LICENSE[] SEC("license") = "GPL";

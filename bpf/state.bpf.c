@@ -5,4 +5,5 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "guard_maps.h"
 #include "maps.h"

@@ -22,6 +22,7 @@
 #include "bind.h"
 #include "emit.h"
 #include "flow.h"
+#include "guard.h"
 #include "icmp.h"
 #include "manage.h"
 #include "route.h"
@@ -279,7 +280,16 @@ int steer_nic(struct __sk_buff *skb)
 	return action == NOT_SPLICED ? client_state(skb, p, slot) : action;
 }
 
-/* Belongs to nothing any more, or never did: told so, whoever sends it. */
+/*
+ * A CVM's packet to an address and port of steer's at which this CVM has nothing. There is no answer, as there is none at
+ * addresses that nobody has: who else talks here, and how much, is not for it to learn.
+ */
+static __always_inline int cvm_refuse(struct __sk_buff *skb, enum ph_guard_reason reason)
+{
+	return guard_drop(skb, tunnel_header(), reason);
+}
+
+/* Of a flow of this CVM's that ended a moment ago, or was given up: told so. */
 static __always_inline int cvm_stray(struct __sk_buff *skb, struct packet *p)
 {
 	struct scratch *s = scratch_get();
@@ -345,21 +355,43 @@ __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 __separate int cvm_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 {
 	struct ph_flow *flow = flow_at(slot);
-	int action = TC_ACT_SHOT, stray = 0;
+	int action = TC_ACT_SHOT, stray = 0, refuse = 0;
 
-	if (!p || !flow || !flow_lock(flow))
+	if (!p || !flow)
 		return TC_ACT_SHOT;
+	/* Looked at before the lock, which is not for one CVM to hold against another's flow. */
 	if (!flow_is_of(&flow->splice, p->ip.saddr, p->tcp.source))
-		stray = 1;
-	else if (flow->splice.state == PH_FLOW_BINDING)
-		action = bind_from_cvm(skb, p, slot);
-	else				/* SPLICED a moment ago: the ends repair the loss */
-		stray = flow->splice.state != PH_FLOW_SPLICED;
+		return cvm_refuse(skb, PH_GUARD_UNCALLED);
+	if (!flow_lock(flow))
+		return TC_ACT_SHOT;
+	if (!flow_is_of(&flow->splice, p->ip.saddr, p->tcp.source)) {
+		refuse = 1;
+	} else {
+		switch (flow->splice.state) {
+		case PH_FLOW_BINDING:
+			action = bind_from_cvm(skb, p, slot);
+			break;
+		case PH_FLOW_SPLICED:	/* since a moment ago; the ends repair the loss */
+			break;
+		case PH_FLOW_ENDED:
+		case PH_FLOW_KILLED:
+		case PH_FLOW_DECLINED:
+			stray = 1;
+			break;
+		default:
+			refuse = 1;
+		}
+	}
 	flow_unlock(flow);
+	if (refuse)
+		return cvm_refuse(skb, PH_GUARD_UNCALLED);
 	return stray ? cvm_stray(skb, p) : action;
 }
 
-/* An ICMP error from a CVM or from behind it, about what a client sent; NOT_SPLICED if about something else. */
+/*
+ * An ICMP error from a CVM, or from a router on the way to it, about what a client sent; NOT_SPLICED if about something
+ * else. From another CVM never, or one tenant could narrow another's path, or break it.
+ */
 __separate int cvm_icmp(struct __sk_buff *skb, struct packet *p)
 {
 	struct ph_steer *steer = steer_config();
@@ -372,6 +404,9 @@ __separate int cvm_icmp(struct __sk_buff *skb, struct packet *p)
 	flow = flow_at(slot_of(steer, e.quoted.saddr, e.from_port));
 	if (!flow)
 		return TC_ACT_UNSPEC;
+	if (e.quoted.saddr != p->ip.daddr || !flow_is_of(&flow->splice, e.quoted.daddr, e.to_port) ||
+	    (e.quoted.daddr != p->ip.saddr && guard_knows(p->ip.saddr)))
+		return cvm_refuse(skb, PH_GUARD_UNCALLED);
 	if (flow_snapshot(flow, &splice) || !flow_is_of(&splice, e.quoted.daddr, e.to_port))
 		return NOT_SPLICED;
 	if (p->ip.ttl <= 1 ||
@@ -407,6 +442,15 @@ __separate int cvm_unreachable(struct __sk_buff *skb, struct packet *p)
 	return action;
 }
 
+/* A fragment, or a packet with IP options. */
+static __always_inline int cvm_odd(struct __sk_buff *skb, const struct packet *p, struct ph_flow *flow,
+				   enum ph_reason reason, enum ph_guard_reason refusal)
+{
+	if (!flow_is_of(&flow->splice, p->ip.saddr, p->tcp.source))
+		return cvm_refuse(skb, refusal);
+	return drop_if_ours(flow, reason) == TC_ACT_SHOT ? TC_ACT_SHOT : cvm_refuse(skb, refusal);
+}
+
 SEC("tc")
 int steer_tunnel(struct __sk_buff *skb)
 {
@@ -435,9 +479,9 @@ int steer_tunnel(struct __sk_buff *skb)
 	if (!flow)
 		return TC_ACT_UNSPEC;
 	if (kind == PACKET_TCP_OPTIONS)
-		return drop_if_ours(flow, PH_REASON_DROPPED_IP_OPTIONS);
+		return cvm_odd(skb, p, flow, PH_REASON_DROPPED_IP_OPTIONS, PH_GUARD_IP_OPTIONS);
 	if (kind == PACKET_TCP_FRAGMENT)
-		return drop_if_ours(flow, PH_REASON_DROPPED_FRAGMENT);
+		return cvm_odd(skb, p, flow, PH_REASON_DROPPED_FRAGMENT, PH_GUARD_FRAGMENT);
 	action = cvm_splice(skb, p, slot);
 	return action == NOT_SPLICED ? cvm_state(skb, p, slot) : action;
 }

@@ -139,6 +139,17 @@ static const struct verb {
 	  "[--count N] [--seconds N]", "a line for each flow that begins, ends, or is declined",
 	  "Until it is interrupted, has shown N, or that many seconds are over. One can watch at a time. What comes\n"
 	  "faster than it is read is lost, but counted (`status`). With --json each line is a document.\n" },
+	{ "guard", "show", ph_ctl_guard_show, NULL, 0, 0,
+	  "", "what guard dropped of each CVM's packets, and why",
+	  "Reads the pinned maps: works whether phalad runs or not. First all packets on the tunnel device by what\n"
+	  "became of them, then those that were dropped, a line for each CVM and reason. A CVM that scans has a large\n"
+	  "number beside `uncalled` or `protocol`; a few are the ends of connections. What is forgotten with a CVM that\n"
+	  "is removed stays in the first part.\n" },
+	{ "guard", "watch", ph_ctl_guard_watch, NULL, 0, BIT(OPTION_NUMBER) | BIT(OPTION_SECONDS),
+	  "[--count N] [--seconds N]", "a line for each packet that guard drops",
+	  "Until it is interrupted, has shown N, or that many seconds are over. One can watch at a time. Of one CVM no\n"
+	  "more than 16 are told in a second, so that a scanner does not drown others; all are counted, and the last\n"
+	  "number is how many of this CVM's were dropped for this reason. With --json each line is a document.\n" },
 	{ "detach", NULL, ph_ctl_detach, NULL, 0, BIT(OPTION_PINS),
 	  "[--pins]", "take the kernel path off all devices",
 	  "For when phalad is not to come back: it stays attached without it. Flows that are spliced are cut;\n"

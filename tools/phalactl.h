@@ -48,6 +48,8 @@ int ph_ctl_flow_list(const struct ph_ctl *ctl);
 int ph_ctl_flow_show(const struct ph_ctl *ctl);
 int ph_ctl_flow_kill(const struct ph_ctl *ctl);
 int ph_ctl_flow_watch(const struct ph_ctl *ctl);
+int ph_ctl_guard_show(const struct ph_ctl *ctl);
+int ph_ctl_guard_watch(const struct ph_ctl *ctl);
 int ph_ctl_detach(const struct ph_ctl *ctl);
 
 /* Words on standard error, with the program's name before them. */

@@ -11,8 +11,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <guard.h>
+#include <drops.h>
+#include <watch.h>
 
+#include "phalactl_guard.h"
+
+#define NO_GUARD "an older phalad has none"
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 void ph_rows_add(struct ph_rows *rows, struct ph_json *row)
@@ -22,6 +26,11 @@ void ph_rows_add(struct ph_rows *rows, struct ph_json *row)
 		ph_json_add(rows->array, row);
 	else
 		ph_json_free(row);
+}
+
+static void add_row(struct ph_json *row, void *arg)
+{
+	ph_rows_add(arg, row);
 }
 
 static int gateway_rows(struct ph_rows *rows)
@@ -209,9 +218,14 @@ static void print_workers(const struct ph_json *rows, FILE *out)
 
 static int guard_rows(struct ph_rows *rows)
 {
-	uint64_t counters[PH_GUARD_COUNT];
-	int err = ph_guard_counters(rows->ctl->bpf_dir, counters);
+	__u64 counters[PH_GUARD_MAX];
+	struct ph_drops *drops = NULL;
+	char error[PATH_MAX + 64];
+	int err = ph_drops_open(rows->ctl->bpf_dir, &drops, error, sizeof(error));
 
+	if (!err)
+		err = ph_drops_totals(drops, counters);
+	ph_drops_free(drops);
 	for (unsigned i = 0; !err && i < PH_GUARD_COUNT; i++) {
 		struct ph_json *row;
 
@@ -233,14 +247,42 @@ static const struct ph_column guard_columns[] = {
 	{ 0 },
 };
 
+static int guard_cvm_rows(struct ph_rows *rows)
+{
+	return ph_ctl_drop_rows(rows->ctl, rows->maps, add_row, rows);
+}
+
+static int guard_watch_rows(struct ph_rows *rows)
+{
+	struct ph_json *row;
+	bool watched;
+	int err = ph_watch_is_on(rows->ctl->bpf_dir, PH_WATCH_GUARD, &watched);
+
+	if (err)
+		return err;
+	row = ph_json_object();
+	ph_json_set_bool(row, "watched", watched);
+	ph_rows_add(rows, row);
+	return 0;
+}
+
+static void print_guard_watch(const struct ph_json *rows, FILE *out)
+{
+	static const struct ph_column columns[] = { { "watched", "events are read", PH_CELL_YES_NO }, { 0 } };
+
+	ph_table_print_record(ph_json_at(rows, 0), columns, out);
+}
+
 static const struct ph_map_row map_rows[] = {
 	{ "gateway", gateway_rows, NULL, print_gateway, "health's clock and limits", NULL },
 	{ "instances", instance_rows, instance_columns, NULL, "CVMs: address, state, handshake", NULL },
 	{ "ids", id_rows, id_columns, NULL, "what app-ids and instance-ids stand for", NULL },
 	{ "domains", domain_rows, domain_columns, NULL, "base domains", NULL },
 	{ "workers", worker_rows, NULL, print_workers, "heartbeats and counters of each worker", NULL },
-	{ "guard", guard_rows, guard_columns, NULL, "packets on the tunnel device, by what became of them",
-	  "phalad makes it with a WireGuard device" },
+	{ "guard", guard_rows, guard_columns, NULL, "packets on the tunnel device, by what became of them", NO_GUARD },
+	{ "guard_cvms", guard_cvm_rows, ph_ctl_drop_columns, NULL, "what was dropped of each CVM's", NO_GUARD },
+	{ "guard_watch", guard_watch_rows, NULL, print_guard_watch, "whether somebody reads guard_events", NO_GUARD },
+	{ "guard_events", NULL, NULL, NULL, "what `guard watch` reads", NO_GUARD },
 };
 
 /* Those above, then the kernel path's. Return: NULL behind the last one. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * flow watch: a line, or a document on one line, for each flow that begins, ends, or is declined.
+ * Watching; and flow watch: each flow that begins, ends, or is declined.
  */
-#include "phalactl_flow.h"
+#include "phalactl_watch.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -11,13 +11,14 @@
 #include <string.h>
 #include <time.h>
 
-#include <watch.h>
+#include "phalactl_flow.h"
 
 #define TURN_MS 500
 
 struct watching {
 	const struct ph_ctl *ctl;
-	struct ph_ctl_view view;
+	const struct ph_ctl_watching *what;
+	const struct ph_maps *maps;
 	uint64_t seen;
 };
 
@@ -43,8 +44,7 @@ static const char *kind_word(uint32_t kind)
 	}
 }
 
-/* Wall clock, to the millisecond. */
-static double unix_s(uint64_t monotonic_ns)
+double ph_ctl_unix_s(uint64_t monotonic_ns)
 {
 	struct timespec now;
 
@@ -52,12 +52,25 @@ static double unix_s(uint64_t monotonic_ns)
 	return now.tv_sec + now.tv_nsec / 1000000 / 1e3 - ph_ctl_age_s(ph_flows_now_ns(), monotonic_ns);
 }
 
-static struct ph_json *event_json(const struct watching *watching, const struct ph_event *event)
+const char *ph_ctl_clock(char *text, size_t size, double unix_s)
 {
+	time_t seconds = (time_t)unix_s;
+	struct tm broken;
+	size_t len = 0;
+
+	if (localtime_r(&seconds, &broken))
+		len = strftime(text, size, "%H:%M:%S", &broken);
+	snprintf(text + len, size - len, ".%03u", (unsigned)((unix_s - (double)seconds) * 1000));
+	return text;
+}
+
+static struct ph_json *event_json(const void *record, const struct ph_maps *maps)
+{
+	const struct ph_event *event = record;
 	struct ph_json *json = ph_json_object();
 	char text[PH_CTL_ENDPOINT_SIZE];
 
-	ph_json_set_real(json, "time", unix_s(event->now_ns));
+	ph_json_set_real(json, "time", ph_ctl_unix_s(event->now_ns));
 	ph_json_set_string(json, "event", kind_word(event->kind));
 	snprintf(text, sizeof(text), "%u.%u", event->slot, event->generation);
 	ph_json_set_string(json, "flow", text);
@@ -65,7 +78,7 @@ static struct ph_json *event_json(const struct watching *watching, const struct 
 	ph_json_set_number(json, "generation", event->generation);
 	ph_json_set_string(json, "client", ph_ctl_endpoint(text, event->key.client, event->key.client_port));
 	ph_json_set_string(json, "gateway", ph_ctl_endpoint(text, event->key.gateway, event->key.gateway_port));
-	ph_ctl_set_instance(json, watching->view.maps, &event->instance);
+	ph_ctl_set_instance(json, maps, &event->instance);
 	ph_json_set_string(json, "reason", ph_ctl_reason_word(event->reason));
 	if (event->cvm)
 		ph_json_set_string(json, "cvm", inet_ntop(AF_INET, &event->cvm, text, sizeof(text)));
@@ -81,15 +94,10 @@ static struct ph_json *event_json(const struct watching *watching, const struct 
 
 static void print_event(const struct ph_json *json)
 {
-	double at = ph_json_number(json, "time", 0);
 	const char *kind = ph_json_string(json, "event", "");
-	char clock[16], age[48], up[48], down[48];
-	time_t seconds = (time_t)at;
-	struct tm broken;
+	char clock[32], age[48], up[48], down[48];
 
-	if (!localtime_r(&seconds, &broken) || !strftime(clock, sizeof(clock), "%H:%M:%S", &broken))
-		clock[0] = 0;
-	printf("%s.%03u %-7s %-14s %-21s %s/%s", clock, (unsigned)((at - (double)seconds) * 1000), kind,
+	printf("%s %-7s %-14s %-21s %s/%s", ph_ctl_clock(clock, sizeof(clock), ph_json_number(json, "time", 0)), kind,
 	       ph_json_string(json, "flow", ""), ph_json_string(json, "client", ""), ph_json_string(json, "app", "-"),
 	       ph_json_string(json, "instance", "-"));
 	if (!strcmp(kind, "begin"))
@@ -105,10 +113,10 @@ static void print_event(const struct ph_json *json)
 }
 
 /* Return: false when that was the last one wanted, or nobody takes them any more. */
-static bool show(const struct ph_event *event, void *arg)
+static bool show(const void *event, void *arg)
 {
 	struct watching *watching = arg;
-	struct ph_json *json = event_json(watching, event);
+	struct ph_json *json = watching->what->json(event, watching->maps);
 
 	if (watching->ctl->json) {
 		char *text = ph_json_text(json);
@@ -116,7 +124,7 @@ static bool show(const struct ph_event *event, void *arg)
 		printf("%s\n", text);
 		free(text);
 	} else {
-		print_event(json);
+		watching->what->print(json);
 	}
 	ph_json_free(json);
 	watching->seen++;
@@ -148,28 +156,37 @@ static int watch_on(struct watching *watching, struct ph_watch *watch)
 	return 0;
 }
 
-int ph_ctl_flow_watch(const struct ph_ctl *ctl)
+int ph_ctl_watch(const struct ph_ctl *ctl, const struct ph_ctl_watching *what)
 {
 	const struct sigaction action = { .sa_handler = stop };
-	struct watching watching = { .ctl = ctl };
+	struct watching watching = { .ctl = ctl, .what = what };
 	struct ph_watch *watch = NULL;
+	struct ph_maps *maps = NULL;
 	char error[PATH_MAX + 128];
 	int status, err;
 
-	status = ph_ctl_view_open(ctl, false, &watching.view);
+	status = ph_ctl_maps_open(ctl, &maps);
 	if (status)
 		return status;
+	watching.maps = maps;
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
-	if (ph_watch_begin(ctl->bpf_dir, show, &watching, &watch, error, sizeof(error))) {
+	if (ph_watch_begin(ctl->bpf_dir, what->what, show, &watching, &watch, error, sizeof(error))) {
 		status = ph_ctl_fail("%s", error);
 	} else {
 		ph_ctl_say("watching; an interrupt (^C) ends it");
 		err = watch_on(&watching, watch);
 		if (err)
-			status = ph_ctl_fail("%s/ph_events: %s", ctl->bpf_dir, strerror(-err));
+			status = ph_ctl_fail("%s: the events: %s", ctl->bpf_dir, strerror(-err));
 	}
 	ph_watch_free(watch);
-	ph_ctl_view_close(&watching.view);
+	ph_maps_free(maps);
 	return status;
+}
+
+int ph_ctl_flow_watch(const struct ph_ctl *ctl)
+{
+	static const struct ph_ctl_watching flows = { PH_WATCH_FLOWS, event_json, print_event };
+
+	return ph_ctl_watch(ctl, &flows);
 }

@@ -85,6 +85,9 @@ static void check_section(struct parser *parser, enum ph_section section)
 		if (setting->need == PH_NEED_FOR_WIREGUARD && !wireguard) {
 			if (line)
 				fail(parser, line, "%s is for Type = wireguard only", setting->name);
+		} else if (setting->need == PH_NEED_NOT_EXTERNAL) {
+			if (line && wireguard)
+				fail(parser, line, "%s is for Type = external only", setting->name);
 		} else if (setting->need != PH_NEED_NOT && !line) {
 			fail(parser, parser->section_lines[section], "[%s%s%s] lacks %s", section_words[section],
 			     domain ? " " : "", domain ? domain : "", setting->name);

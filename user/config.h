@@ -44,6 +44,7 @@ struct ph_tunnel {
 	uint32_t mtu;
 	struct in_addr range;			/* CVM addresses come from here ... */
 	uint8_t range_len;			/* ... less the gateway's own prefix */
+	bool guard;				/* on an external interface, too */
 	char endpoint[PH_NAME_SIZE + 8];	/* host:port that CVMs are told; may be empty */
 };
 

@@ -347,7 +347,7 @@ static json_t *counters_object(const struct ph_maps *maps)
 	return object;
 }
 
-static json_t *guard_object(const uint64_t *counters)
+static json_t *guard_object(const __u64 *counters)
 {
 	static const char *const words[] = {
 #define WORD(name, word, text) [PH_GUARD_##name] = word,

@@ -92,7 +92,7 @@ struct ph_control_status {
 	const struct ph_device_state *device;
 	const struct ph_maps *maps;
 	uint32_t cvms, apps, healthy, draining;
-	const uint64_t *guard;			/* PH_GUARD_COUNT counters; NULL when there are none */
+	const __u64 *guard;			/* PH_GUARD_MAX counters; NULL when there are none */
 	const char *trouble;			/* what cannot be put right just now; empty when all is well */
 };
 

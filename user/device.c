@@ -2,6 +2,7 @@
 #include "device.h"
 
 #include <errno.h>
+#include <net/if_arp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,7 +161,7 @@ static int configure(struct ph_device *device, char *error, size_t error_size)
 	if (err)
 		return err;
 	what = "guard";
-	err = ph_guard_attach(device->guard, info.ifindex);
+	err = ph_guard_attach(device->guard, info.ifindex, false);
 	if (err)
 		goto out;
 	err = set_key_and_port(device, error, error_size);
@@ -189,6 +190,15 @@ out:
 	return fail(err, error, error_size, "%s: %s: %s", config->interface, what, strerror(-err));
 }
 
+/* Whoever may take it off could do worse, and perhaps meant no harm: somebody's script that begins with a bare clsact. */
+static bool has_guard(const struct ph_device *device)
+{
+	if (!device->guard || ph_guard_is_attached(device->guard, device->state.ifindex) > 0)
+		return true;
+	ph_log(PH_LOG_WARNING, "%s: somebody took the guard off: it is put back", device->config->interface);
+	return false;
+}
+
 int ph_device_look(struct ph_device *device)
 {
 	struct ph_device_state *state = &device->state;
@@ -201,9 +211,23 @@ int ph_device_look(struct ph_device *device)
 		state->ifindex = 0;
 	state->up = info.up;
 	state->mtu = info.mtu;
-	if (device->config->type == PH_TUNNEL_EXTERNAL)
-		return state->ifindex != 0;
-	return state->ifindex && info.up && info.mtu == device->config->mtu;
+	if (!state->ifindex || !has_guard(device))
+		return 0;
+	return device->config->type == PH_TUNNEL_EXTERNAL || (info.up && info.mtu == device->config->mtu);
+}
+
+/* Without Guard = yes there is none, also if the configuration was another yesterday. */
+static int guard_external(struct ph_device *device, const struct ph_link_info *info)
+{
+	int result;
+
+	if (device->guard)
+		return ph_guard_attach(device->guard, info->ifindex, info->hardware == ARPHRD_ETHER);
+	result = ph_guard_detach(info->ifindex);
+	if (result > 0)
+		ph_log(PH_LOG_WARNING, "%s: without Guard = yes, the guard that was there is taken off",
+		       device->config->interface);
+	return result < 0 ? result : 0;
 }
 
 static int find_external(struct ph_device *device, char *error, size_t error_size)
@@ -213,13 +237,19 @@ static int find_external(struct ph_device *device, char *error, size_t error_siz
 	struct ph_link_info info = { 0 };
 	int err = ph_link_get(device->link, interface, &info);
 
-	state->ifindex = info.ifindex;
+	state->ifindex = 0;
 	state->up = info.up;
 	state->mtu = info.mtu;
 	if (err == -ENODEV)
 		return fail(err, error, error_size,
 			    "%s does not exist, and with Type = external phalad does not make it", interface);
-	return err ? fail(err, error, error_size, "%s: %s", interface, strerror(-err)) : 0;
+	if (err)
+		return fail(err, error, error_size, "%s: %s", interface, strerror(-err));
+	err = guard_external(device, &info);
+	if (err)
+		return fail(err, error, error_size, "%s: guard: %s", interface, strerror(-err));
+	state->ifindex = info.ifindex;
+	return 0;
 }
 
 int ph_device_ensure(struct ph_device *device, char *error, size_t error_size)

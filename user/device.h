@@ -2,7 +2,8 @@
 /*
  * device - the tunnel device: made or adopted, configured, guarded, and its peers kept equal to the roster.
  *
- * For Type = external there is only an interface to look at; nothing of it is configured, and peers are no matter.
+ * For Type = external there is only an interface to look at, and to guard if that is wanted; nothing of it is
+ * configured, and peers are no matter.
  */
 #ifndef PHALAD_DEVICE_H
 #define PHALAD_DEVICE_H
@@ -29,7 +30,8 @@ struct ph_device_state {
 
 /**
  * ph_device_new() - nothing is made or touched yet.
- * @guard: put on a WireGuard device before it is up; NULL for Type = external; the caller's, outlives the device.
+ * @guard: put on a WireGuard device before it is up, and back when it was taken off; NULL for Type = external without
+ *         Guard; the caller's, outlives the device.
  * @error: one line for people, set on failure.
  *
  * Return: 0, -EPROTONOSUPPORT when this kernel has no WireGuard, or -errno.

@@ -13,19 +13,18 @@
 #include <bpf/libbpf.h>
 
 #include "guard.skel.h"
+#include "pins.h"
 
 /* Ours among the filters of a clsact: nobody else's is touched. */
 #define GUARD_HANDLE 0x70686c
 #define GUARD_PRIORITY 2		/* steer has 1 */
 
 struct ph_guard {
-	struct ph_guard_bpf *skel;
+	char *bpf_dir;
+	uint32_t worker_uid;
+	bool l2;
+	struct ph_guard_bpf *skel;		/* for devices of that layer */
 };
-
-static int counters_path(char *path, size_t size, const char *bpf_dir)
-{
-	return (size_t)snprintf(path, size, "%s/ph_guard", bpf_dir) < size ? 0 : -ENAMETOOLONG;
-}
 
 /* What to look for when the kernel refuses the programs; libbpf and the verifier each have their errors for it. */
 static const char *kernel_lacks(int err)
@@ -34,34 +33,52 @@ static const char *kernel_lacks(int err)
 	       "; Linux 6.1 (Debian 12) with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT has what they need" : "";
 }
 
+/* Programs for a device with or without Ethernet headers, in place of those there are. */
+static int load(struct ph_guard *guard, bool l2, char *error, size_t error_size)
+{
+	struct ph_guard_bpf *skel = ph_guard_bpf__open();
+	int err;
+
+	if (!skel) {
+		err = -errno;
+		snprintf(error, error_size, "guard: cannot open the programs: %s", strerror(-err));
+		return err;
+	}
+	skel->rodata->worker_uid = guard->worker_uid;
+	skel->rodata->device_l2 = l2;
+	err = ph_pins_reuse(skel->obj, guard->bpf_dir, "guard", error, error_size);
+	if (!err) {
+		err = ph_guard_bpf__load(skel);
+		if (err)
+			snprintf(error, error_size, "guard: cannot load the programs: %s%s", strerror(-err),
+				 kernel_lacks(err));
+	}
+	if (err) {
+		ph_guard_bpf__destroy(skel);
+		return err;
+	}
+	ph_guard_bpf__destroy(guard->skel);
+	guard->skel = skel;
+	guard->l2 = l2;
+	return 0;
+}
+
 int ph_guard_load(const char *bpf_dir, uint32_t worker_uid, struct ph_guard **ret_guard, char *error, size_t error_size)
 {
 	struct ph_guard *guard = calloc(1, sizeof(*guard));
-	char path[PATH_MAX];
-	int err;
+	int err = -ENOMEM;
 
+	snprintf(error, error_size, "guard: out of memory");
 	if (!guard)
-		return -ENOMEM;
-	err = counters_path(path, sizeof(path), bpf_dir);
+		return err;
+	guard->worker_uid = worker_uid;
+	guard->bpf_dir = strdup(bpf_dir);
+	if (guard->bpf_dir)
+		err = load(guard, false, error, error_size);
 	if (err)
-		goto fail;
-	guard->skel = ph_guard_bpf__open();
-	if (!guard->skel) {
-		err = -errno;
-		goto fail;
-	}
-	guard->skel->rodata->worker_uid = worker_uid;
-	err = bpf_map__set_pin_path(guard->skel->maps.ph_guard, path);
-	if (!err)
-		err = ph_guard_bpf__load(guard->skel);
-	if (err)
-		goto fail;
-	*ret_guard = guard;
-	return 0;
-fail:
-	snprintf(error, error_size, "guard: cannot load the programs with counters at %s/ph_guard: %s%s", bpf_dir,
-		 strerror(-err), kernel_lacks(err));
-	ph_guard_free(guard);
+		ph_guard_free(guard);
+	else
+		*ret_guard = guard;
 	return err;
 }
 
@@ -70,59 +87,78 @@ void ph_guard_free(struct ph_guard *guard)
 	if (!guard)
 		return;
 	ph_guard_bpf__destroy(guard->skel);
+	free(guard->bpf_dir);
 	free(guard);
 }
 
-static int attach(uint32_t ifindex, enum bpf_tc_attach_point point, int prog_fd)
+static int attach(uint32_t ifindex, enum bpf_tc_attach_point point, const struct bpf_program *program)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = point);
-	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = GUARD_HANDLE, .priority = GUARD_PRIORITY, .prog_fd = prog_fd,
-		    .flags = BPF_TC_F_REPLACE);
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = GUARD_HANDLE, .priority = GUARD_PRIORITY,
+		    .prog_fd = bpf_program__fd(program), .flags = BPF_TC_F_REPLACE);
 
 	return bpf_tc_attach(&hook, &opts);
 }
 
-int ph_guard_attach(struct ph_guard *guard, uint32_t ifindex)
+int ph_guard_attach(struct ph_guard *guard, uint32_t ifindex, bool l2)
 {
 	LIBBPF_OPTS(bpf_tc_hook, both, .ifindex = (int)ifindex,
 		    .attach_point = (enum bpf_tc_attach_point)(BPF_TC_INGRESS | BPF_TC_EGRESS));
-	int err = bpf_tc_hook_create(&both);
+	char error[256];
+	int err = 0;
 
+	if (l2 != guard->l2)
+		err = load(guard, l2, error, sizeof(error));
+	if (err)
+		return err;
+	err = bpf_tc_hook_create(&both);
 	if (err && err != -EEXIST)
 		return err;
-	err = attach(ifindex, BPF_TC_INGRESS, bpf_program__fd(guard->skel->progs.guard_from_cvm));
+	err = attach(ifindex, BPF_TC_INGRESS, guard->skel->progs.guard_from_cvm);
 	if (err)
 		return err;
-	return attach(ifindex, BPF_TC_EGRESS, bpf_program__fd(guard->skel->progs.guard_to_cvm));
+	return attach(ifindex, BPF_TC_EGRESS, guard->skel->progs.guard_to_cvm);
 }
 
-int ph_guard_counters(const char *bpf_dir, uint64_t ret_counters[PH_GUARD_COUNT])
+/* Is our filter there? @program: and is it this one; NULL takes any. Return: 1, 0, or -errno. */
+static int is_attached(uint32_t ifindex, enum bpf_tc_attach_point point, const struct bpf_program *program)
 {
-	int cpus = libbpf_num_possible_cpus(), fd, err = 0;
-	uint64_t sums[PH_GUARD_COUNT] = { 0 };
-	uint64_t *values = NULL;
-	char path[PATH_MAX];
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = point);
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = GUARD_HANDLE, .priority = GUARD_PRIORITY);
+	struct bpf_prog_info info = { 0 };
+	__u32 len = sizeof(info);
+	int err = bpf_tc_query(&hook, &opts);
 
-	if (cpus < 0)
-		return cpus;
-	err = counters_path(path, sizeof(path), bpf_dir);
 	if (err)
-		return err;
-	fd = bpf_obj_get(path);
-	if (fd < 0)
-		return -errno;
-	values = calloc(cpus, sizeof(*values));
-	if (!values)
-		err = -ENOMEM;
-	for (uint32_t reason = 0; !err && reason < PH_GUARD_COUNT; reason++) {
-		if (bpf_map_lookup_elem(fd, &reason, values))
-			err = -errno;
-		for (int cpu = 0; cpu < cpus; cpu++)
-			sums[reason] += values[cpu];
-	}
-	free(values);
-	close(fd);
-	if (!err)
-		memcpy(ret_counters, sums, sizeof(sums));
-	return err;
+		return err == -ENOENT || err == -EINVAL || err == -ENODEV ? 0 : err;
+	if (!program)
+		return 1;
+	err = bpf_obj_get_info_by_fd(bpf_program__fd(program), &info, &len);
+	return err ? err : info.id == opts.prog_id;
+}
+
+int ph_guard_is_attached(const struct ph_guard *guard, uint32_t ifindex)
+{
+	int attached = is_attached(ifindex, BPF_TC_INGRESS, guard->skel->progs.guard_from_cvm);
+
+	return attached > 0 ? is_attached(ifindex, BPF_TC_EGRESS, guard->skel->progs.guard_to_cvm) : attached;
+}
+
+static int detach(uint32_t ifindex, enum bpf_tc_attach_point point)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = point);
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = GUARD_HANDLE, .priority = GUARD_PRIORITY);
+	int attached = is_attached(ifindex, point, NULL), err;
+
+	if (attached <= 0)
+		return attached;
+	err = bpf_tc_detach(&hook, &opts);
+	return err ? err : 1;
+}
+
+int ph_guard_detach(uint32_t ifindex)
+{
+	int in = detach(ifindex, BPF_TC_INGRESS), out = detach(ifindex, BPF_TC_EGRESS);
+
+	return in < 0 ? in : out < 0 ? out : in || out;
 }

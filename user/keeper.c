@@ -203,12 +203,18 @@ static int open_registry(struct ph_keeper *keeper, char *error, size_t error_siz
 static int load_guard(struct ph_keeper *keeper, char *error, size_t error_size)
 {
 	const struct passwd *who = getpwnam(keeper->config->user);
+	int err;
 
 	if (!who) {
 		snprintf(error, error_size, "there is no user %s", keeper->config->user);
 		return -ENOENT;
 	}
-	return ph_guard_load(keeper->config->bpf_dir, who->pw_uid, &keeper->guard, error, error_size);
+	err = ph_guard_load(keeper->config->bpf_dir, who->pw_uid, &keeper->guard, error, error_size);
+	if (!err)
+		err = ph_drops_open(keeper->config->bpf_dir, &keeper->drops, error, error_size);
+	if (!err && ph_scans_new(keeper->drops, keeper->maps, &keeper->scans))
+		err = -ENOMEM;
+	return err;
 }
 
 static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error, size_t error_size)
@@ -225,7 +231,7 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 		err = ph_maps_unpin(config->bpf_dir, error, error_size);
 	if (!err)
 		err = ph_maps_create(config->bpf_dir, &keeper->maps, error, error_size);
-	if (!err && config->tunnel.type == PH_TUNNEL_WIREGUARD)
+	if (!err && (config->tunnel.type == PH_TUNNEL_WIREGUARD || config->tunnel.guard))
 		err = load_guard(keeper, error, error_size);
 	if (!err)
 		err = ph_device_new(&config->tunnel, keeper->guard, &keeper->device, error, error_size);
@@ -279,6 +285,8 @@ void ph_keeper_free(struct ph_keeper *keeper)
 		return;
 	ph_nics_free(keeper->nics);
 	ph_device_free(keeper->device);
+	ph_scans_free(keeper->scans);
+	ph_drops_free(keeper->drops);
 	ph_guard_free(keeper->guard);
 	ph_maps_free(keeper->maps);
 	ph_registry_free(keeper->registry);
@@ -342,6 +350,8 @@ void ph_keeper_tick(struct ph_keeper *keeper)
 		read_health(keeper, device_error, sizeof(device_error));
 	ph_nics_ensure(keeper->nics, ph_device_state(keeper->device)->ifindex);
 	set_trouble(keeper, maps_error[0] ? maps_error : device_error);
+	if (keeper->scans)
+		ph_scans_look(keeper->scans);
 	write_seen(keeper);
 }
 

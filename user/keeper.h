@@ -14,12 +14,14 @@
 
 #include "config.h"
 #include "device.h"
+#include "drops.h"
 #include "fanout.h"
 #include "health.h"
 #include "maps.h"
 #include "nics.h"
 #include "registry.h"
 #include "roster.h"
+#include "scans.h"
 
 struct ph_keeper {
 	const struct ph_config *config;
@@ -27,7 +29,9 @@ struct ph_keeper {
 	struct ph_registry *registry;
 	struct ph_roster *roster;
 	struct ph_maps *maps;
-	struct ph_guard *guard;			/* NULL for an external tunnel */
+	struct ph_guard *guard;			/* NULL for an external tunnel without */
+	struct ph_drops *drops;			/* what it counts; NULL likewise */
+	struct ph_scans *scans;			/* likewise */
 	struct ph_device *device;
 	struct ph_nics *nics;
 	uint32_t apps;				/* that have at least one CVM */

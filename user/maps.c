@@ -23,7 +23,6 @@
 #include "state.skel.h"
 
 #define BPFFS "/sys/fs/bpf"
-#define GUARD_PIN "ph_guard"			/* bpf/guard.bpf.c's */
 #define WALK_BATCH 1024
 
 __attribute__((format(printf, 4, 5))) static int fail(int err, char *error, size_t size, const char *format, ...)
@@ -109,6 +108,8 @@ void ph_maps_free(struct ph_maps *maps)
 		close(maps->ids_fd);
 	if (maps->domains_fd >= 0)
 		close(maps->domains_fd);
+	if (maps->guard_fd >= 0)
+		close(maps->guard_fd);
 	free(maps);
 }
 
@@ -117,7 +118,7 @@ static struct ph_maps *maps_alloc(void)
 	struct ph_maps *maps = calloc(1, sizeof(*maps));
 
 	if (maps)
-		maps->ids_fd = maps->domains_fd = -1;
+		maps->ids_fd = maps->domains_fd = maps->guard_fd = -1;
 	return maps;
 }
 
@@ -231,7 +232,7 @@ int ph_maps_unpin(const char *dir, char *error, size_t error_size)
 		return fail(-errno, error, error_size, "the maps' description: %s", strerror(errno));
 	err = unpin(skel->obj, dir, error, error_size);
 	ph_state_bpf__destroy(skel);
-	return err ? err : unpin_one(dir, GUARD_PIN, error, error_size);
+	return err;
 }
 
 static int load_failed(int err, char *error, size_t error_size)
@@ -292,6 +293,42 @@ static int load_and_pin(struct ph_state_bpf *skel, const char *dir, char *error,
 	return pin(skel->maps.ph_gateway, dir, error, error_size);
 }
 
+/* What guard counts of one CVM begins at zero, unless it is this very one's already. Return: 0 or -errno. */
+static int guard_add(struct ph_maps *maps, __be32 address, struct ph_ref ref)
+{
+	struct ph_guard_cvm cvm = { 0 };
+
+	if (!bpf_map_lookup_elem(maps->guard_fd, &address, &cvm) && cvm.instance.slot == ref.slot &&
+	    cvm.instance.generation == ref.generation)
+		return 0;
+	cvm = (struct ph_guard_cvm){ .instance = ref };
+	return bpf_map_update_elem(maps->guard_fd, &address, &cvm, BPF_ANY);
+}
+
+/* The address may be another's by now. */
+static void guard_remove(struct ph_maps *maps, __be32 address, struct ph_ref ref)
+{
+	struct ph_guard_cvm cvm;
+
+	if (address && !bpf_map_lookup_elem(maps->guard_fd, &address, &cvm) && cvm.instance.slot == ref.slot &&
+	    cvm.instance.generation == ref.generation)
+		bpf_map_delete_elem(maps->guard_fd, &address);
+}
+
+/* For maps that were there: whoever wrote ph_instances may have ended before it came to this. */
+static int guard_agree(struct ph_maps *maps)
+{
+	int err = guard_add(maps, 0, (struct ph_ref){ 0 });
+
+	for (uint32_t slot = 0; slot < PH_INSTANCES_MAX && !err; slot++) {
+		const struct ph_instance *instance = &maps->instances[slot];
+
+		if (instance->generation && instance->address)
+			err = guard_add(maps, instance->address, (struct ph_ref){ slot, instance->generation });
+	}
+	return err;
+}
+
 int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size)
 {
 	const int both = PROT_READ | PROT_WRITE;
@@ -321,8 +358,15 @@ int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size
 	maps->workers = map_array(bpf_map__fd(skel->maps.ph_workers), sizeof(*maps->workers), PH_WORKERS_MAX, both);
 	maps->ids_fd = fcntl(bpf_map__fd(skel->maps.ph_ids), F_DUPFD_CLOEXEC, 3);
 	maps->domains_fd = fcntl(bpf_map__fd(skel->maps.ph_domains), F_DUPFD_CLOEXEC, 3);
-	if (!maps->gateway || !maps->instances || !maps->workers || maps->ids_fd < 0 || maps->domains_fd < 0) {
+	maps->guard_fd = fcntl(bpf_map__fd(skel->maps.ph_guard_cvms), F_DUPFD_CLOEXEC, 3);
+	if (!maps->gateway || !maps->instances || !maps->workers || maps->ids_fd < 0 || maps->domains_fd < 0 ||
+	    maps->guard_fd < 0) {
 		err = fail(-errno, error, error_size, "mapping the maps in %s: %s", dir, strerror(errno));
+		goto out;
+	}
+	err = guard_agree(maps);
+	if (err) {
+		fail(err, error, error_size, "%s/ph_guard_cvms: %s", dir, strerror(-err));
 		goto out;
 	}
 	*ret_maps = maps;
@@ -538,7 +582,10 @@ int ph_maps_each_domain(const struct ph_maps *maps,
 	return more == -ENOENT || !more ? 0 : more;
 }
 
-/* The fences order the stores for readers that look at the generation before and after (pick.h). */
+/*
+ * The fences order the stores for readers that look at the generation before and after (pick.h). Without memory for
+ * what guard counts of it, that counts for nobody: no reason to do without a CVM.
+ */
 void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_instance *instance)
 {
 	struct ph_instance *to = &maps->instances[slot];
@@ -550,6 +597,9 @@ void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_i
 		__atomic_store_n(&to->state, instance->state, __ATOMIC_RELEASE);
 		return;
 	}
+	guard_remove(maps, to->address, (struct ph_ref){ slot, to->generation });
+	if (instance->generation && instance->address)
+		guard_add(maps, instance->address, (struct ph_ref){ slot, instance->generation });
 	__atomic_store_n(&to->generation, 0, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	to->address = instance->address;
@@ -566,6 +616,7 @@ void ph_maps_free_instance(struct ph_maps *maps, uint32_t slot)
 {
 	struct ph_instance *at = &maps->instances[slot];
 
+	guard_remove(maps, at->address, (struct ph_ref){ slot, at->generation });
 	__atomic_store_n(&at->generation, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&at->state, PH_INSTANCE_FREE, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);

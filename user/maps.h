@@ -23,6 +23,7 @@ struct ph_maps {
 	struct ph_worker *workers;		/* PH_WORKERS_MAX of them */
 	int ids_fd;
 	int domains_fd;
+	int guard_fd;				/* ph_guard_cvms; -1 unless opened by ph_maps_create() */
 };
 
 /**
@@ -39,8 +40,8 @@ struct ph_maps {
 int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size);
 
 /*
- * Removes the pins of these maps and of the guard's counters from @dir, of whatever version, and nothing else. Return:
- * 0, also when there were none, or -errno.
+ * Removes the pins of these maps from @dir, of whatever version, and nothing else. Return: 0, also when there were none,
+ * or -errno.
  */
 int ph_maps_unpin(const char *dir, char *error, size_t error_size);
 
@@ -62,7 +63,7 @@ int ph_maps_remove_id(struct ph_maps *maps, const char *id);
 int ph_maps_set_domain(struct ph_maps *maps, const char *name, uint32_t index);
 int ph_maps_remove_domain(struct ph_maps *maps, const char *name);
 /*
- * Writes a slot so that no reader can take a half-written one for whole. Where the slot has this generation already,
+ * Writes a slot so that no reader can take a half-written one for whole, and lets guard count for it. Where the slot has this generation already,
  * only state and handshake are stored, and no reader sees it gone for a moment.
  */
 void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_instance *instance);

@@ -118,6 +118,17 @@ static int set_type(const struct ph_setting *setting, void *field, const char *v
 	return 0;
 }
 
+static int set_yes_no(const struct ph_setting *setting, void *field, const char *value, char *why, size_t why_size)
+{
+	bool *yes = field;
+
+	(void)setting;
+	if (strcmp(value, "yes") && strcmp(value, "no"))
+		return refuse(why, why_size, "neither yes nor no");
+	*yes = *value == 'y';
+	return 0;
+}
+
 /* As the kernel's dev_valid_name(), and no '%', which it would fill in with a number. */
 static int set_interface(const struct ph_setting *setting, void *field, const char *value, char *why, size_t why_size)
 {
@@ -229,6 +240,7 @@ const struct ph_setting ph_settings[PH_SETTING_COUNT] = {
 	TUNNEL("Address", ALWAYS, set_address, tunnel, 0, 0),
 	TUNNEL("Mtu", NOT, set_number, tunnel.mtu, MTU_MIN, UINT16_MAX),
 	TUNNEL("CvmRange", NOT, set_range, tunnel, 0, 0),
+	TUNNEL("Guard", NOT_EXTERNAL, set_yes_no, tunnel.guard, 0, 0),
 	TUNNEL("Endpoint", NOT, set_endpoint, tunnel.endpoint, 0, 0),
 };
 

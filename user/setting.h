@@ -25,6 +25,7 @@ enum ph_need {
 	PH_NEED_NOT,
 	PH_NEED_ALWAYS,
 	PH_NEED_FOR_WIREGUARD,			/* and meaningless with another tunnel */
+	PH_NEED_NOT_EXTERNAL,			/* not; and meaningless with a tunnel that is not external */
 };
 
 struct ph_setting {
@@ -38,7 +39,7 @@ struct ph_setting {
 	uint32_t min, max;			/* of numbers; of durations, in ms */
 };
 
-#define PH_SETTING_COUNT 24
+#define PH_SETTING_COUNT 25
 
 extern const struct ph_setting ph_settings[PH_SETTING_COUNT];
 

@@ -17,43 +17,17 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "pins.h"
 #include "steer.skel.h"
 
 /* Ours among the filters of a clsact: nobody else's is touched. Before guard, which lets spliced packets through. */
 #define STEER_HANDLE 0x70687374
 #define STEER_PRIORITY 1
 
-#define MAP_PREFIX "ph_"
-
 struct ph_steering {
 	struct ph_steer_bpf *skel;
 	struct ph_steer *config;	/* mapped */
 };
-
-static int reuse_maps(struct bpf_object *obj, const char *bpf_dir, char *error, size_t error_size)
-{
-	char path[PATH_MAX];
-	struct bpf_map *map;
-	int err, fd;
-
-	bpf_object__for_each_map(map, obj) {
-		const char *name = bpf_map__name(map);
-
-		if (bpf_map__is_internal(map) || strncmp(name, MAP_PREFIX, strlen(MAP_PREFIX)))
-			continue;
-		if ((size_t)snprintf(path, sizeof(path), "%s/%s", bpf_dir, name) >= sizeof(path))
-			return -ENAMETOOLONG;
-		fd = bpf_obj_get(path);
-		err = fd < 0 ? fd : bpf_map__reuse_fd(map, fd);
-		if (fd >= 0)
-			close(fd);
-		if (err) {
-			snprintf(error, error_size, "steer: %s: %s", path, strerror(-err));
-			return err;
-		}
-	}
-	return 0;
-}
 
 static int run_program(const struct bpf_program *program, struct __sk_buff *context)
 {
@@ -103,7 +77,7 @@ int ph_steer_load(const char *bpf_dir, bool tunnel_l2, struct ph_steering **ret_
 		goto fail;
 	}
 	steering->skel->rodata->tunnel_l2 = tunnel_l2;
-	err = reuse_maps(steering->skel->obj, bpf_dir, error, error_size);
+	err = ph_pins_reuse(steering->skel->obj, bpf_dir, "steer", error, error_size);
 	if (err)
 		goto fail;
 	err = ph_steer_bpf__load(steering->skel);

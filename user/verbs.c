@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "control.h"
-#include "guard.h"
 #include "key.h"
 
 #define NS_PER_S 1000000000ULL
@@ -238,7 +237,7 @@ static void more(struct ph_client *client, void *data, void *arg)
 static void answer_status(struct ph_client *client, const struct ph_verbs *verbs)
 {
 	const struct ph_keeper *keeper = verbs->keeper;
-	uint64_t guard[PH_GUARD_COUNT];
+	__u64 guard[PH_GUARD_MAX];
 	struct ph_control_status status = {
 		.now_ns = boot_now_ns(),
 		.started_ns = verbs->started_ns,
@@ -250,7 +249,7 @@ static void answer_status(struct ph_client *client, const struct ph_verbs *verbs
 		.trouble = keeper->trouble,
 	};
 
-	if (keeper->guard && !ph_guard_counters(keeper->config->bpf_dir, guard))
+	if (keeper->drops && !ph_drops_totals(keeper->drops, guard))
 		status.guard = guard;
 	for (uint32_t slot = 0; slot < PH_INSTANCES_MAX; slot++) {
 		const struct ph_roster_entry *entry = ph_roster_at(keeper->roster, slot);

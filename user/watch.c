@@ -4,24 +4,38 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
-#define AHEAD_NS 3000000000ULL		/* steer falls silent so long after a watcher that died */
+#define AHEAD_NS 3000000000ULL		/* silence comes so long after a watcher that died */
+
+/* Where it is said that somebody reads, and where from; each event begins with its time, CLOCK_MONOTONIC. */
+static const struct {
+	const char *map, *ring, *lock;	/* the lock is a directory: a pin cannot be opened; "" is that of the pins */
+	uint32_t map_size, until_at, event_size;
+} rows[] = {
+	[PH_WATCH_FLOWS] = { "ph_steer", "ph_events", "", sizeof(struct ph_steer),
+			     offsetof(struct ph_steer, watch_until_ns), sizeof(struct ph_event) },
+	[PH_WATCH_GUARD] = { "ph_guard_watch", "ph_guard_events", "/guard_watch", sizeof(struct ph_guard_watch),
+			     offsetof(struct ph_guard_watch, until_ns), sizeof(struct ph_guard_event) },
+};
 
 struct ph_watch {
-	bool (*visit)(const struct ph_event *event, void *arg);
+	enum ph_watch_what what;
+	bool (*visit)(const void *event, void *arg);
 	void *arg;
 	uint64_t begun_ns;
-	struct ph_steer *steer;		/* mapped */
+	void *map;			/* mapped */
 	struct ring_buffer *ring;
 	int lock_fd, ring_fd;
 	bool stopped;
@@ -43,21 +57,29 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list args
 
 static int take(void *arg, void *data, size_t size)
 {
-	const struct ph_event *event = data;
 	struct ph_watch *watch = arg;
+	uint64_t at_ns;
 
-	/* What an earlier watcher left unread is not news. */
-	if (size < sizeof(*event) || event->now_ns < watch->begun_ns || watch->stopped)
+	if (size < rows[watch->what].event_size || watch->stopped)
 		return 0;
-	watch->stopped = !watch->visit(event, watch->arg);
+	memcpy(&at_ns, data, sizeof(at_ns));
+	if (at_ns < watch->begun_ns)		/* what an earlier watcher left unread is not news */
+		return 0;
+	watch->stopped = !watch->visit(data, watch->arg);
 	return 0;
 }
 
-/* Two readers would share one position in the buffer; the lock is on the directory, as a pin cannot be opened. */
-static int lock(const char *bpf_dir, int *ret_fd)
+/* Two readers would share one position in the buffer. */
+static int lock(const char *bpf_dir, enum ph_watch_what what, int *ret_fd)
 {
-	int fd = open(bpf_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), err = 0;
+	char path[PATH_MAX];
+	int fd, err;
 
+	if (snprintf(path, sizeof(path), "%s%s", bpf_dir, rows[what].lock) >= (int)sizeof(path))
+		return -ENAMETOOLONG;
+	if (rows[what].lock[0] && mkdir(path, 0700) && errno != EEXIST)
+		return -errno;
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	if (flock(fd, LOCK_EX | LOCK_NB)) {
@@ -89,24 +111,29 @@ static int open_map(const char *bpf_dir, const char *name, uint32_t type, uint32
 	return 0;
 }
 
-static int map_steer(const char *bpf_dir, struct ph_steer **ret_steer)
+static int map_state(const char *bpf_dir, enum ph_watch_what what, int protection, void **ret_map)
 {
 	void *at;
-	int fd, err = open_map(bpf_dir, "ph_steer", BPF_MAP_TYPE_ARRAY, sizeof(struct ph_steer), &fd);
+	int fd, err = open_map(bpf_dir, rows[what].map, BPF_MAP_TYPE_ARRAY, rows[what].map_size, &fd);
 
 	if (err)
 		return err;
-	at = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	at = mmap(NULL, sysconf(_SC_PAGESIZE), protection, MAP_SHARED, fd, 0);
 	err = at == MAP_FAILED ? -errno : 0;
 	close(fd);
 	if (!err)
-		*ret_steer = at;
+		*ret_map = at;
 	return err;
+}
+
+static uint64_t *until_of(void *map, enum ph_watch_what what)
+{
+	return (uint64_t *)((char *)map + rows[what].until_at);
 }
 
 static int open_ring(const char *bpf_dir, struct ph_watch *watch)
 {
-	int err = open_map(bpf_dir, "ph_events", BPF_MAP_TYPE_RINGBUF, 0, &watch->ring_fd);
+	int err = open_map(bpf_dir, rows[watch->what].ring, BPF_MAP_TYPE_RINGBUF, 0, &watch->ring_fd);
 
 	if (err)
 		return err;
@@ -116,10 +143,10 @@ static int open_ring(const char *bpf_dir, struct ph_watch *watch)
 
 static void refresh(struct ph_watch *watch)
 {
-	__atomic_store_n(&watch->steer->watch_until_ns, now_ns(CLOCK_MONOTONIC) + AHEAD_NS, __ATOMIC_RELAXED);
+	__atomic_store_n(until_of(watch->map, watch->what), now_ns(CLOCK_MONOTONIC) + AHEAD_NS, __ATOMIC_RELAXED);
 }
 
-int ph_watch_begin(const char *bpf_dir, bool (*visit)(const struct ph_event *event, void *arg), void *arg,
+int ph_watch_begin(const char *bpf_dir, enum ph_watch_what what, bool (*visit)(const void *event, void *arg), void *arg,
 		   struct ph_watch **ret_watch, char *error, size_t error_size)
 {
 	struct ph_watch *watch = calloc(1, sizeof(*watch));
@@ -130,16 +157,16 @@ int ph_watch_begin(const char *bpf_dir, bool (*visit)(const struct ph_event *eve
 		snprintf(error, error_size, "out of memory");
 		return -ENOMEM;
 	}
-	*watch = (struct ph_watch){ .visit = visit, .arg = arg, .lock_fd = -1, .ring_fd = -1 };
-	err = lock(bpf_dir, &watch->lock_fd);
+	*watch = (struct ph_watch){ .what = what, .visit = visit, .arg = arg, .lock_fd = -1, .ring_fd = -1 };
+	err = lock(bpf_dir, what, &watch->lock_fd);
 	if (!err)
-		err = map_steer(bpf_dir, &watch->steer);
+		err = map_state(bpf_dir, what, PROT_READ | PROT_WRITE, &watch->map);
 	if (!err)
 		err = open_ring(bpf_dir, watch);
 	if (err) {
 		snprintf(error, error_size, "%s: %s", bpf_dir,
 			 err == -EBUSY ? "somebody else watches already" :
-			 err == -ENOENT ? "no events: this phalad has no kernel path" :
+			 err == -ENOENT ? what == PH_WATCH_FLOWS ? "no events: this phalad has no kernel path" : "no events: an older phalad has none" :
 			 err == -ESTALE ? "the maps have another layout" : strerror(-err));
 		ph_watch_free(watch);
 		return err;
@@ -163,14 +190,26 @@ void ph_watch_free(struct ph_watch *watch)
 {
 	if (!watch)
 		return;
-	if (watch->steer && watch->begun_ns)
-		__atomic_store_n(&watch->steer->watch_until_ns, 0, __ATOMIC_RELAXED);
+	if (watch->map && watch->begun_ns)
+		__atomic_store_n(until_of(watch->map, watch->what), 0, __ATOMIC_RELAXED);
 	ring_buffer__free(watch->ring);
-	if (watch->steer)
-		munmap(watch->steer, sysconf(_SC_PAGESIZE));
+	if (watch->map)
+		munmap(watch->map, sysconf(_SC_PAGESIZE));
 	if (watch->ring_fd >= 0)
 		close(watch->ring_fd);
 	if (watch->lock_fd >= 0)
 		close(watch->lock_fd);
 	free(watch);
+}
+
+int ph_watch_is_on(const char *bpf_dir, enum ph_watch_what what, bool *ret_on)
+{
+	void *map;
+	int err = map_state(bpf_dir, what, PROT_READ, &map);
+
+	if (err)
+		return err;
+	*ret_on = __atomic_load_n(until_of(map, what), __ATOMIC_RELAXED) > now_ns(CLOCK_MONOTONIC);
+	munmap(map, sysconf(_SC_PAGESIZE));
+	return 0;
 }

@@ -21,6 +21,10 @@
  *   ph_loads     array, mmapable  instance slot struct ph_load     steer        phalactl
  *   ph_reasons   array, per CPU   enum ph_reason __u64             steer        phalactl
  *   ph_events    ring buffer                    struct ph_event    steer        phalactl
+ *   ph_guard     array, per CPU   enum ph_guard_reason __u64       guard, steer all
+ *   ph_guard_cvms hash            __be32 address struct ph_guard_cvm manager makes and removes, guard and steer count
+ *   ph_guard_watch array, mmapable 0            struct ph_guard_watch phalactl  guard, steer
+ *   ph_guard_events ring buffer                 struct ph_guard_event guard, steer phalactl
  *
  * Readers take no lock. An instance is trusted only if its generation is that of the reference both before and after
  * its fields were read, and its own ids answer to the name that was asked for (pick.h): an element of a hash map may be
@@ -38,7 +42,7 @@
 #include "name.h"
 #include "reason.h"
 
-#define PH_ABI_VERSION 1
+#define PH_ABI_VERSION 2
 
 struct ph_id_key {
 	char id[PH_ID_SIZE];		/* zero padded */
@@ -289,6 +293,43 @@ struct ph_event {
 	__u64 packets_from_cvm;
 };
 
+struct ph_guard_drops {
+	__u64 count;
+	__u64 seen_ns;			/* CLOCK_MONOTONIC, coarse: the last one */
+};
+
+/*
+ * What guard dropped of one CVM's; under address 0, whatever is of none. There is an element just while there is the
+ * CVM, so nothing is held against the next one at its address.
+ */
+struct ph_guard_cvm {
+	struct ph_ref instance;		/* generation 0: of none */
+	__u64 second_ns;		/* when the second began in which events are counted */
+	__u32 events;
+	__u32 reserved;
+	struct ph_guard_drops drops[PH_GUARD_MAX];	/* by enum ph_guard_reason */
+};
+
+struct ph_guard_watch {
+	__u64 until_ns;			/* CLOCK_MONOTONIC: until then somebody reads ph_guard_events */
+};
+
+/* A packet that was dropped. What it lacks, or is too short for, is 0. */
+struct ph_guard_event {
+	__u64 now_ns;			/* CLOCK_MONOTONIC */
+	__u64 count;			/* drops of this CVM's for this reason, this one included */
+	struct ph_ref instance;
+	__u32 reason;			/* enum ph_guard_reason */
+	__u32 len;			/* bytes of IP packet */
+	__be32 from;
+	__be32 to;
+	__be16 from_port;
+	__be16 to_port;
+	__be16 ethertype;
+	__u8 protocol;
+	__u8 detail;			/* TCP: the flags; ICMP: the type */
+};
+
 /* Which flows steer_kill ends. Its arguments are in cb: this, slot, generation, enum ph_reason. */
 enum ph_kill {
 	PH_KILL_ALL,
@@ -330,6 +371,10 @@ PH_ABI_AT(ph_flow, mac, 228);
 PH_ABI_SIZE(ph_sweep, 32);
 PH_ABI_SIZE(ph_load, 48);
 PH_ABI_SIZE(ph_event, 88);
+PH_ABI_SIZE(ph_guard_cvm, 24 + 16 * PH_GUARD_MAX);
+PH_ABI_AT(ph_guard_cvm, drops, 24);
+PH_ABI_SIZE(ph_guard_event, 48);
+_Static_assert((int)PH_GUARD_COUNT <= PH_GUARD_MAX, "ABI: more reasons of guard's than counters");
 _Static_assert((int)PH_REASON_COUNT <= PH_REASONS_MAX, "ABI: more reasons than counters");
 
 #endif

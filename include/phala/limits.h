@@ -60,6 +60,13 @@
 #define PH_FLOW_REST_MS 5000		/* how long a flow that is over keeps its slot and answers stragglers */
 #define PH_FLOW_REVIVE_MS 500		/* a reset by somebody who still sends so long after it was forged */
 
+/* Guard. */
+#define PH_GUARD_MAX 24			/* counters there is room for; more than PH_GUARD_COUNT, so that the ABI stays */
+#define PH_GUARD_EVENTS_S 16		/* drops of one CVM's that are told in a second: a scanner must not drown others */
+#define PH_SCAN_LEAST 50		/* packets of one CVM's dropped before the log tells of it */
+#define PH_SCAN_EVERY_S 60		/* between two lines about one CVM */
+#define PH_SCAN_LINES 16		/* about all of them, each few seconds */
+
 /* The listening sockets. */
 #define PH_LISTEN_BACKLOG 65535
 #define PH_DEFER_ACCEPT_S 1		/* TCP_DEFER_ACCEPT: silent clients sit in the SYN queue until it ends */

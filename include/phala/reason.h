@@ -80,7 +80,7 @@
 	X(DROPPED_IP_OPTIONS, "dropped-ip-options", "a packet of a spliced flow with IP options")            \
 	X(DROPPED_TTL, "dropped-ttl", "a packet of a spliced flow whose time to live ran out")               \
 	X(TOO_BIG, "too-big", "a packet of a spliced flow over the path's MTU: answered with ICMP")          \
-	X(STRAY, "stray", "a packet from a CVM that belongs to no flow: answered with a reset")              \
+	X(STRAY, "stray", "a packet from a CVM, of a flow that is over: answered with a reset")              \
 	X(DROPPED_MALFORMED, "dropped-malformed", "a packet of a spliced flow that could not be rewritten")  \
 	X(ICMP_PASSED, "icmp-passed", "an ICMP error about a spliced flow, translated")
 
@@ -95,14 +95,17 @@ enum ph_reason {
 #define PH_GUARD_REASONS(X)                                                                   \
 	X(ANSWER, "answer", "from a CVM, to a connection that called it")                     \
 	X(ICMP, "icmp", "from a CVM, an ICMP error about such a connection")                  \
-	X(SENT, "sent", "towards a CVM, by a socket bound to the tunnel")                     \
+	X(SENT, "sent", "towards a CVM, by a worker")                                         \
 	X(NOT_IPV4, "not-ipv4", "dropped: not IPv4")                                          \
 	X(MALFORMED, "malformed", "dropped: headers cut short or impossible")                 \
 	X(FRAGMENT, "fragment", "dropped: a fragment")                                        \
 	X(PROTOCOL, "protocol", "dropped: neither TCP nor an ICMP error about TCP")           \
 	X(UNCALLED, "uncalled", "dropped: from a CVM, to nothing that called it")             \
 	X(NOT_OURS, "not-ours", "dropped: towards a CVM, but not sent by this gateway's workers") \
-	X(STEERED, "steered", "towards a CVM, by steer")
+	X(STEERED, "steered", "towards a CVM, by steer")                                      \
+	X(IP_OPTIONS, "ip-options", "dropped: IP options")                                    \
+	X(MULTICAST, "multicast", "dropped: from a CVM, to a multicast or broadcast address") \
+	X(ARP, "arp", "address resolution, on a tunnel device that has Ethernet headers")
 
 enum ph_guard_reason {
 #define PH_GUARD_ENUM(name, word, text) PH_GUARD_##name,

@@ -270,16 +270,42 @@ def killed(place):
             pass
 
 
-@row(rows, "a packet from a CVM to nothing: RST")
+@row(rows, "a packet from a CVM to a flow of its own that is over: RST")
 def stray(place):
-    cvm, before = fake(place), place.stand.reasons()
-    packet = build(cvm.address, "10.0.0.3", 443, 40000, 111, 222, ACK, b"x")
-    cvm.wire.send(packet)
+    cvm = fake(place)
+    client = place.raw(times=False)
+    client.send_at(0, HELLO)
+    client.sent(len(HELLO))
+    syn = cvm.syn()
+    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
+    expect(cvm.next(), "no hello")
+    place.stand("kill")
+    expect(cvm.next(2, lambda segment: segment.flags & RST), "told when it ends")
+    before = place.stand.reasons()
+    cvm.wire.send(build(cvm.address, syn.source, 443, syn.sport, 111, 222, ACK, b"x"))
     reset = cvm.next()
     equal((reset.flags, reset.seq), (RST, 222), "the answer")
-    cvm.wire.send(build(cvm.address, "10.0.0.3", 443, 40000, 111, 222, RST, b""))
+    cvm.wire.send(build(cvm.address, syn.source, 443, syn.sport, 111, 222, RST, b""))
     equal(cvm.next(0.3), None, "the answer to a reset")
     equal(place.stand.since(before).get("stray"), 2, "counted")
+    cvm.wire.send(build(cvm.address, syn.source, 444, syn.sport, 111, 222, ACK, b"x"))
+    equal(cvm.next(0.3), None, "the answer to another port of its")
+    equal(place.stand.since(before).get("stray"), 2, "counted")
+
+
+@row(rows, "a packet from a CVM to where it has nothing: silence, whether another CVM's flow is there or not")
+def silence(place):
+    cvm, before = fake(place), place.stand.reasons()
+    place.register([("app1", "cvm1", 0)])
+    client = spliced(place)
+    slot = int(place.flow_of(client.sport, RAW)["slot"])
+    source, port = socket.inet_ntoa(struct.pack("!I", 0x0a000002 + slot // 32768)), 32768 + slot % 32768
+    for to, sport, dport in (("10.0.0.3", 443, 40000), (source, 443, port), (source, 8443, port), (source, 443, port ^ 1)):
+        for flags in (SYN, ACK, SYN | ACK, FIN | ACK, 0):
+            cvm.wire.send(build(cvm.address, to, sport, dport, 111, 222, flags, b"x"))
+    equal(cvm.next(0.5), None, "an answer")
+    is_alive(place, client, "the other CVM's flow")
+    equal(place.stand.since(before).get("stray"), None, "counted as strays")
 
 
 @row(rows, "programs replaced 100 times under a transfer", 60)

@@ -72,6 +72,21 @@ def from_cvm(place):
     equal(socket.inet_ntoa(got[12:16]), GATEWAY, "who says so")
 
 
+@row(rows, "an ICMP error of one CVM's about another's flow: the client hears nothing of it")
+def from_another(place):
+    other = fake(place)
+    place.register([("app1", "cvm1", 0), ("app2", "other", other.address)])
+    client = spliced(place)
+    slot = int(place.flow_of(client.sport, RAW)["slot"])
+    source, port = socket.inet_ntoa(struct.pack("!I", 0x0a000002 + slot // 32768)), 32768 + slot % 32768
+    for kind, code in ((3, 1), (3, 3), (3, 4), (11, 0), (12, 0)):
+        for quoted_to in (place.cvms[0].address, other.address):
+            met = build(source, quoted_to, port, 443, 1, 1001, ACK, b"x" * 100)
+            other.wire.send(icmp(other.address, source, kind, code, met[:28], 600))
+    equal(next_icmp(client.wire, RAW, 0.5), None, "what the client got")
+    is_alive(place, client, "the flow")
+
+
 @row(rows, "ICMP errors about nothing of ours go no further")
 def icmp_about_nothing(place):
     client, cvm, syn = bound(place)

@@ -214,7 +214,7 @@ int main(int argc, char **argv)
 	if (!err && !l2) {
 		err = ph_guard_load(bpf_dir, 0, &guard, error, sizeof(error));
 		if (!err)
-			err = ph_guard_attach(guard, tunnel);
+			err = ph_guard_attach(guard, tunnel, false);
 	}
 	if (err) {
 		fprintf(stderr, "attach: %s\n", strerror(-err));

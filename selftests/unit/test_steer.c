@@ -376,7 +376,7 @@ static const struct row rows[] = {
 	{ "SYN", C, SYN, PLAIN, 0, -501, 0, 64, COLLECTING, UNTOUCHED, COLLECTING },
 	{ "RST in the window", C, RST, PLAIN, 0, 0, 0, 64, COLLECTING, UNTOUCHED, DECLINED },
 	{ "RST out of the window", C, RST, PLAIN, 0, 1 << 30, 0, 64, COLLECTING, DROPPED, COLLECTING },
-	{ "anything", V, ACK, TIMES, 5, 0, 0, 64, COLLECTING, RESET, COLLECTING },
+	{ "anything", V, ACK, TIMES, 5, 0, 0, 64, COLLECTING, DROPPED, COLLECTING },
 
 	{ "the hello again: the SYN again", C, ACK | PSH, TIMES, 400, -500, -9000, 64, BINDING, SENT, BINDING },
 	{ "early data", C, ACK | PSH, TIMES, 100, 0, -9000, 64, BINDING, DROPPED, BINDING },
@@ -390,7 +390,7 @@ static const struct row rows[] = {
 	{ "ACK of an older connection: the SYN again", V, ACK, TIMES, 0, 0, -7777, 64, BINDING, SENT, BINDING },
 
 	{ "data", C, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, UNTOUCHED, FREE },
-	{ "data", V, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, RESET, FREE },
+	{ "data", V, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, DROPPED, FREE },
 };
 
 /* Return: the action, or -1000 and less for an error. */
