@@ -60,6 +60,14 @@
 #define PH_FLOW_REST_MS 5000		/* how long a flow that is over keeps its slot and answers stragglers */
 #define PH_FLOW_REVIVE_MS 500		/* a reset by somebody who still sends so long after it was forged */
 
+/* The gate. */
+#define PH_GATE_TARGETS_MAX 4096	/* listening addresses and ports, wildcards spelt out */
+#define PH_GATE_SOURCES_MAX 131072	/* sources whose budgets are remembered; the oldest is forgotten */
+#define PH_GATE_PREFIXES_MAX 2097152	/* of each list */
+#define PH_GATE_CACHE_SLOTS 4096	/* addresses, on each CPU, for which the lists' answer is kept; a power of two */
+#define PH_GATE_EXPIRED_MAX 8		/* expired prefixes, one within the other, that are looked behind */
+#define PH_GATE_HEADERS_MAX 6		/* IPv6 extension headers before TCP */
+
 /* The listening sockets. */
 #define PH_LISTEN_BACKLOG 65535
 #define PH_DEFER_ACCEPT_S 1		/* TCP_DEFER_ACCEPT: silent clients sit in the SYN queue until it ends */
