@@ -601,21 +601,27 @@ static void test_noise(bool xdp)
 	ktap_ok(!wrong, "%s: 20,000 frames with bytes changed: each passes or is dropped", xdp ? "xdp" : "tc");
 }
 
-/* For people: what a packet of a connection that is under way costs. */
+/* For people: what a packet costs, the least of some runs. */
 static void tell_cost(bool xdp, const char *what, const struct shape *shape)
 {
 	uint8_t frame[FRAME_MAX];
 	size_t len = write_frame(shape, frame);
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = (__u32)len, .repeat = 1000000);
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = (__u32)len, .repeat = 10000);
+	uint32_t least = UINT32_MAX;
 
-	if (!bpf_prog_test_run_opts(bpf_program__fd(xdp ? skel->progs.gate_xdp : skel->progs.gate_tc), &opts))
-		printf("# %s: %s: %u ns\n", xdp ? "xdp" : "tc", what, opts.duration);
+	for (int i = 0; i < 30; i++) {
+		if (bpf_prog_test_run_opts(bpf_program__fd(xdp ? skel->progs.gate_xdp : skel->progs.gate_tc), &opts))
+			return;
+		least = opts.duration < least ? opts.duration : least;
+	}
+	printf("# %s: %s: %u ns\n", xdp ? "xdp" : "tc", what, least);
 }
 
 static void tell_costs(bool xdp)
 {
 	const struct shape data = { .flags = ACK | PSH, .payload = DATA }, syn = { 0 }, other = { .to_port = 22 };
 
+	tell_cost(xdp, "ARP", &(struct shape){ .ethertype = 0x0806 });
 	tell_cost(xdp, "data", &data);
 	tell_cost(xdp, "data, IPv6", &(struct shape){ TO6, .flags = ACK | PSH, .payload = DATA });
 	tell_cost(xdp, "not ours", &other);
