@@ -15,6 +15,7 @@
 #include "config.h"
 #include "device.h"
 #include "fanout.h"
+#include "gates.h"
 #include "health.h"
 #include "maps.h"
 #include "nics.h"
@@ -30,6 +31,7 @@ struct ph_keeper {
 	struct ph_guard *guard;			/* NULL for an external tunnel */
 	struct ph_device *device;
 	struct ph_nics *nics;
+	struct ph_gates *gates;
 	uint32_t apps;				/* that have at least one CVM */
 	bool looked;				/* all peers were read at least once */
 	bool mend_maps;				/* something failed: reconcile at the next tick */

@@ -38,7 +38,7 @@ struct ph_setting {
 	uint32_t min, max;			/* of numbers; of durations, in ms */
 };
 
-#define PH_SETTING_COUNT 24
+#define PH_SETTING_COUNT 33
 
 extern const struct ph_setting ph_settings[PH_SETTING_COUNT];
 

@@ -100,9 +100,6 @@ enum ph_gate_listing {
 	PH_GATE_LISTED_ALLOW,
 };
 
-/* Programs are known by it: nobody else's is replaced. */
-#define PH_GATE_XDP_NAME "gate_xdp"
-
 PH_ABI_SIZE(ph_address, 16);
 PH_ABI_SIZE(ph_gate_target, 20);
 PH_ABI_SIZE(ph_gate_list, 32);

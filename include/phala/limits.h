@@ -41,6 +41,10 @@
 #define PH_MANAGER_GRACE_MS 3600000	/* how long frozen health is believed when no manager refreshes it */
 #define PH_ADDRESS_QUARANTINE_MS 3600000 /* rest of a freed address before another instance may have it */
 #define PH_KEEPALIVE_S 25		/* PersistentKeepalive that CVMs are told */
+#define PH_GATE_CONNECTIONS 1000	/* SYNs a second from one source */
+#define PH_GATE_HELLOS 1000		/* ClientHellos likewise */
+#define PH_GATE_HANDSHAKES 500		/* WireGuard handshake initiations likewise */
+#define PH_GATE_BURST 5			/* times that, at once */
 #define PH_TUNNEL_MTU 1420		/* WireGuard over IPv6 over Ethernet */
 
 /* The kernel path. */
