@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <config.h>
+#include <prefix.h>
 #include <value.h>
 #include <version.h>
 
@@ -19,7 +20,9 @@
 #define CONFIG_PATH "/etc/phala/phalad.conf"
 #define RUN_DIR "/run/phala"			/* phalad.conf's defaults, for when there is no such file */
 #define BPF_DIR "/sys/fs/bpf/phala"
+#define STATE_DIR "/var/lib/phala"
 #define SOCKET_NAME "control.sock"
+#define FOR_MIN_MS 1000
 
 enum option_index {
 	OPTION_SOCKET,
@@ -37,6 +40,8 @@ enum option_index {
 	OPTION_NUMBER,
 	OPTION_SECONDS,
 	OPTION_PINS,
+	OPTION_FOR,
+	OPTION_REASON,
 	OPTION_COUNT,
 };
 
@@ -51,7 +56,7 @@ static const struct option_row {
 } option_rows[OPTION_COUNT] = {
 	[OPTION_SOCKET] = { "socket", "PATH", "the manager's socket" },
 	[OPTION_BPF_DIR] = { "bpf-dir", "DIR", "where the maps are pinned" },
-	[OPTION_CONFIG] = { "config", "FILE", "take those two from this file's RunDir and BpfDir" },
+	[OPTION_CONFIG] = { "config", "FILE", "take them from this file: RunDir, BpfDir, StateDir" },
 	[OPTION_JSON] = { "json", NULL, "print one JSON document" },
 	[OPTION_HELP] = { "help", NULL, "print this and stop; also for one verb: phalactl cvm add --help" },
 	[OPTION_VERSION] = { "version", NULL, "print the version and stop" },
@@ -63,6 +68,8 @@ static const struct option_row {
 	[OPTION_UNDO] = { "undo", NULL, "let it have new connections again" },
 	[OPTION_NUMBER] = { "count", "N", "no more than so many" },
 	[OPTION_SECONDS] = { "seconds", "N", "no longer than that" },
+	[OPTION_FOR] = { "for", "TIME", "no longer than that: 30s, 10min, 24h; the kernel keeps to it" },
+	[OPTION_REASON] = { "reason", "TEXT", "why; kept with it, and shown" },
 	[OPTION_PINS] = { "pins", NULL, "and take the maps away: flows, counters and instances are forgotten" },
 };
 
@@ -150,11 +157,48 @@ static const struct verb {
 	  "Until it is interrupted, has shown N, or that many seconds are over. One can watch at a time. Of one CVM no\n"
 	  "more than 16 are told in a second, so that a scanner does not drown others; all are counted, and the last\n"
 	  "number is how many of this CVM's were dropped for this reason. With --json each line is a document.\n" },
+	{ "deny", "add", ph_ctl_list_add, "PREFIX", 0, BIT(OPTION_FOR) | BIT(OPTION_REASON),
+	  "PREFIX [--for TIME] [--reason TEXT]", "drop what comes from a prefix",
+	  "Drops what comes from there to the gateway's listening ports, also of connections that are under way, and\n"
+	  "WireGuard handshakes. All else of this machine is reached as before.\n"
+	  "Enforced at once, kept over restarts, and done here: works whether phalad runs or not. An address alone is\n"
+	  "a prefix too; one that is listed already is changed.\n"
+	  "\n"
+	  "  phalactl deny add 192.0.2.0/24 --for 10min --reason \"scans\"\n" },
+	{ "deny", "remove", ph_ctl_list_remove, "PREFIX", 0, 0,
+	  "PREFIX", "take a prefix off the deny list", "Just that prefix: others that are within it, or hold it, stay.\n" },
+	{ "deny", "list", ph_ctl_list_list, NULL, 0, BIT(OPTION_NUMBER),
+	  "[--count N]", "the deny list, as `deny import` reads it", "" },
+	{ "deny", "import", ph_ctl_list_import, "FILE", 0, BIT(OPTION_FOR) | BIT(OPTION_REASON),
+	  "FILE [--for TIME] [--reason TEXT]", "add all prefixes of a file to the deny list",
+	  "A prefix a line, perhaps with `until 2026-11-30T12:00:00Z`, and behind a # why; - is standard input. If one\n"
+	  "line is wrong nothing is imported. --for and --reason are for lines that do not say. What is listed already\n"
+	  "and not in the file stays.\n" },
+	{ "allow", "add", ph_ctl_list_add, "PREFIX", 0, BIT(OPTION_FOR) | BIT(OPTION_REASON),
+	  "PREFIX [--for TIME] [--reason TEXT]", "let a prefix in: never denied, never over budget",
+	  "For load balancers, large NATs and one's own monitoring: the deny list and budgets do not count for them.\n"
+	  "Enforced at once, kept over restarts, and done here: works whether phalad runs or not. An address alone is\n"
+	  "a prefix too; one that is listed already is changed.\n"
+	  "\n"
+	  "  phalactl allow add 192.0.2.0/24 --for 10min --reason \"our monitoring\"\n" },
+	{ "allow", "remove", ph_ctl_list_remove, "PREFIX", 0, 0,
+	  "PREFIX", "take a prefix off the allow list", "Just that prefix: others that are within it, or hold it, stay.\n" },
+	{ "allow", "list", ph_ctl_list_list, NULL, 0, BIT(OPTION_NUMBER),
+	  "[--count N]", "the allow list, as `allow import` reads it", "" },
+	{ "allow", "import", ph_ctl_list_import, "FILE", 0, BIT(OPTION_FOR) | BIT(OPTION_REASON),
+	  "FILE [--for TIME] [--reason TEXT]", "add all prefixes of a file to the allow list",
+	  "A prefix a line, perhaps with `until 2026-11-30T12:00:00Z`, and behind a # why; - is standard input. If one\n"
+	  "line is wrong nothing is imported. --for and --reason are for lines that do not say. What is listed already\n"
+	  "and not in the file stays.\n" },
+	{ "gate", "show", ph_ctl_gate_show, NULL, 0, 0,
+	  "", "how the gate is attached, its budgets, what it let in and dropped",
+	  "Reads the pinned maps: works whether phalad runs or not. Of packets of connections that are under way only\n"
+	  "those that are dropped are counted. OVER BUDGET are the sources that lost most.\n" },
 	{ "detach", NULL, ph_ctl_detach, NULL, 0, BIT(OPTION_PINS),
-	  "[--pins]", "take the kernel path off all devices",
-	  "For when phalad is not to come back: it stays attached without it. Flows that are spliced are cut;\n"
+	  "[--pins]", "take the kernel path and the gate off all devices",
+	  "For when phalad is not to come back: they stay attached without it. Flows that are spliced are cut;\n"
 	  "what others have attached stays, and so does the guard of the tunnel device. A phalad that runs puts\n"
-	  "it back.\n" },
+	  "them back.\n" },
 };
 
 void ph_ctl_say(const char *format, ...)
@@ -328,14 +372,26 @@ static int resolve(struct ph_ctl *ctl, const char *const values[OPTION_COUNT])
 	if ((size_t)len < sizeof(ctl->socket_path))
 		len = snprintf(ctl->bpf_dir, sizeof(ctl->bpf_dir), "%s",
 			       bpf_dir ? bpf_dir : config ? config->bpf_dir : BPF_DIR);
+	if (len < PATH_MAX)
+		len = snprintf(ctl->state_dir, sizeof(ctl->state_dir), "%s", config ? config->state_dir : STATE_DIR);
 	ph_config_free(config);
 	return len < PATH_MAX ? PH_CTL_DONE : ph_ctl_fail("a path of %d characters is too long", len);
+}
+
+static bool is_reason(const char *text)
+{
+	for (const char *c = text; *c; c++) {
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			return false;
+	}
+	return strlen(text) <= PH_PREFIX_REASON_MAX;
 }
 
 static int check(const struct verb *verb, unsigned given, const char *const values[OPTION_COUNT], int operands)
 {
 	unsigned wrong = given & ~(verb->needed | verb->allowed | EVERYWHERE), lacking = verb->needed & ~given;
 	const unsigned keys = given & (BIT(OPTION_PUBLIC_KEY) | BIT(OPTION_GENERATE_KEY));
+	uint32_t number;
 
 	for (unsigned i = 0; i < OPTION_COUNT; i++) {
 		if (wrong & BIT(i))
@@ -350,11 +406,13 @@ static int check(const struct verb *verb, unsigned given, const char *const valu
 	if (verb->allowed & BIT(OPTION_GENERATE_KEY) && (!keys || keys & (keys - 1)))
 		return usage(verb, "either --public-key or --generate-key is needed");
 	for (unsigned i = OPTION_NUMBER; i <= OPTION_SECONDS; i++) {
-		uint32_t number;
-
 		if (values[i] && ph_value_number(values[i], 1, UINT32_MAX, &number))
 			return usage(verb, "--%s %s: not a number over 0", option_rows[i].name, values[i]);
 	}
+	if (values[OPTION_FOR] && ph_value_duration(values[OPTION_FOR], FOR_MIN_MS, UINT32_MAX, &number))
+		return usage(verb, "--for %s: not a time from 1s to 1193h, such as 30s, 10min or 24h", values[OPTION_FOR]);
+	if (values[OPTION_REASON] && !is_reason(values[OPTION_REASON]))
+		return usage(verb, "--reason: not one line of at most %d characters", PH_PREFIX_REASON_MAX);
 	if (values[OPTION_ENDPOINT] && ph_value_endpoint(values[OPTION_ENDPOINT]))
 		return usage(verb, "--endpoint %s: not HOST:PORT", values[OPTION_ENDPOINT]);
 	return PH_CTL_DONE;
@@ -403,6 +461,10 @@ static int run(const struct verb *verb, unsigned given, const char *const values
 	ctl->generate_key = given & BIT(OPTION_GENERATE_KEY);
 	ctl->undo = given & BIT(OPTION_UNDO);
 	ctl->pins = given & BIT(OPTION_PINS);
+	ctl->reason = values[OPTION_REASON];
+	ctl->object = verb->object;
+	if (values[OPTION_FOR])
+		ph_value_duration(values[OPTION_FOR], FOR_MIN_MS, UINT32_MAX, &ctl->for_ms);
 	if (values[OPTION_NUMBER])
 		ph_value_number(values[OPTION_NUMBER], 1, UINT32_MAX, &ctl->count);
 	if (values[OPTION_SECONDS])

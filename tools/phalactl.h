@@ -27,11 +27,14 @@ enum ph_ctl_status {
 struct ph_ctl {
 	char socket_path[PATH_MAX];		/* the manager's */
 	char bpf_dir[PATH_MAX];			/* where the maps are pinned */
+	char state_dir[PATH_MAX];		/* where the gate's lists are */
+	const char *object;			/* of the verb */
 	bool json;
 	const char *app, *instance;		/* the verb's own options; NULL when not given */
 	const char *public_key, *endpoint;
 	bool generate_key, undo, pins;
-	uint32_t count, seconds;		/* 0 when not given */
+	const char *reason;
+	uint32_t count, seconds, for_ms;	/* 0 when not given */
 	const char *operand;			/* NULL for verbs without one */
 };
 
@@ -51,6 +54,12 @@ int ph_ctl_flow_watch(const struct ph_ctl *ctl);
 int ph_ctl_guard_show(const struct ph_ctl *ctl);
 int ph_ctl_guard_watch(const struct ph_ctl *ctl);
 int ph_ctl_detach(const struct ph_ctl *ctl);
+int ph_ctl_gate_show(const struct ph_ctl *ctl);
+/* Of the list that is the verb's object. */
+int ph_ctl_list_add(const struct ph_ctl *ctl);
+int ph_ctl_list_remove(const struct ph_ctl *ctl);
+int ph_ctl_list_list(const struct ph_ctl *ctl);
+int ph_ctl_list_import(const struct ph_ctl *ctl);
 
 /* Words on standard error, with the program's name before them. */
 void ph_ctl_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -100,6 +109,7 @@ struct ph_ctl_word {
 
 extern const struct ph_ctl_word ph_ctl_reasons[PH_REASON_COUNT];
 extern const struct ph_ctl_word ph_ctl_guard_reasons[PH_GUARD_COUNT];
+extern const struct ph_ctl_word ph_ctl_gate_reasons[PH_GATE_COUNT];
 
 /* The non-zero ones as {word: count}; beyond @word_count, which a later phalad has written, as "reason-<number>". */
 struct ph_json *ph_ctl_counters_json(const __u64 *counters, size_t count, const struct ph_ctl_word *words,

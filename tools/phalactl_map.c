@@ -285,13 +285,16 @@ static const struct ph_map_row map_rows[] = {
 	{ "guard_events", NULL, NULL, NULL, "what `guard watch` reads", NO_GUARD },
 };
 
-/* Those above, then the kernel path's. Return: NULL behind the last one. */
+/* Those above, then the kernel path's, then the gate's. Return: NULL behind the last one. */
 static const struct ph_map_row *map_at(size_t index)
 {
 	if (index < COUNT(map_rows))
 		return &map_rows[index];
 	index -= COUNT(map_rows);
-	return index < ph_kernel_map_count ? &ph_kernel_maps[index] : NULL;
+	if (index < ph_kernel_map_count)
+		return &ph_kernel_maps[index];
+	index -= ph_kernel_map_count;
+	return index < ph_gate_map_count ? &ph_gate_maps[index] : NULL;
 }
 
 static const char *type_word(uint32_t type)
@@ -486,7 +489,7 @@ int ph_ctl_map_dump(const struct ph_ctl *ctl)
 	if (!map)
 		return unknown_map(ctl->operand);
 	if (!map->rows)
-		return ph_ctl_fail("%s cannot be dumped, as reading takes away: %s", map->name, map->help);
+		return ph_ctl_fail("%s cannot be dumped: %s", map->name, map->help);
 	status = open_maps(ctl, &maps, &flows);
 	if (status)
 		return status;

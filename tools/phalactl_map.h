@@ -32,5 +32,7 @@ void ph_rows_add(struct ph_rows *rows, struct ph_json *row);
 
 extern const struct ph_map_row ph_kernel_maps[];
 extern const size_t ph_kernel_map_count;
+extern const struct ph_map_row ph_gate_maps[];
+extern const size_t ph_gate_map_count;
 
 #endif

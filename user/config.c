@@ -363,6 +363,11 @@ static struct ph_config *new_config(const char *path)
 	strcpy(config->state_dir, "/var/lib/phala");
 	strcpy(config->run_dir, "/run/phala");
 	strcpy(config->bpf_dir, "/sys/fs/bpf/phala");
+	config->gate.connections = PH_GATE_CONNECTIONS;
+	config->gate.hellos = PH_GATE_HELLOS;
+	config->gate.handshakes = PH_GATE_HANDSHAKES;
+	config->gate.prefix4 = 32;
+	config->gate.prefix6 = 64;
 	config->hello_timeout_ms = PH_HELLO_TIMEOUT_MS;
 	config->connect_timeout_ms = PH_CONNECT_TIMEOUT_MS;
 	config->connect_tries = PH_CONNECT_TRIES;

@@ -48,11 +48,27 @@ struct ph_tunnel {
 	char endpoint[PH_NAME_SIZE + 8];	/* host:port that CVMs are told; may be empty */
 };
 
+enum ph_gate_mode {
+	PH_GATE_AUTO,				/* as the device's driver has it best */
+	PH_GATE_OFF,
+	PH_GATE_TC,
+	PH_GATE_GENERIC,			/* XDP, behind the making of skbs */
+	PH_GATE_NATIVE,				/* XDP in the driver */
+};
+
+struct ph_gate_config {
+	enum ph_gate_mode mode;
+	uint32_t connections, hellos, handshakes;	/* for a source, a second; 0 is no limit */
+	uint32_t connections_burst, hellos_burst, handshakes_burst;	/* at once; 0 is PH_GATE_BURST times as many */
+	uint32_t prefix4, prefix6;		/* bits of an address that are a source */
+};
+
 struct ph_config {
 	char path[PATH_MAX];
 	struct ph_listen listen[PH_LISTEN_MAX];
 	uint32_t listen_count;
 	char nics[PH_NICS_MAX][16];		/* IFNAMSIZ; where steer looks for clients; unused ones are empty */
+	struct ph_gate_config gate;
 	struct ph_domain domains[PH_DOMAINS_MAX];
 	uint32_t domain_count;
 	struct ph_tunnel tunnel;

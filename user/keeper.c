@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "gate.h"
 #include "log.h"
 #include "reconcile.h"
 #include "value.h"
@@ -229,6 +230,8 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 		err = open_registry(keeper, error, error_size);
 	if (!err && fresh)
 		err = ph_maps_unpin(config->bpf_dir, error, error_size);
+	if (!err && fresh)
+		err = ph_gate_unpin(config->bpf_dir, error, error_size);
 	if (!err)
 		err = ph_maps_create(config->bpf_dir, &keeper->maps, error, error_size);
 	if (!err && (config->tunnel.type == PH_TUNNEL_WIREGUARD || config->tunnel.guard))
@@ -237,6 +240,8 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 		err = ph_device_new(&config->tunnel, keeper->guard, &keeper->device, error, error_size);
 	if (!err) {
 		err = ph_nics_new(config, &keeper->nics);
+		if (!err)
+			err = ph_gates_new(config, &keeper->gates);
 		if (err)
 			snprintf(error, error_size, "rtnetlink: %s", strerror(-err));
 	}
@@ -245,6 +250,7 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 	if (err)
 		return err;
 	publish_settings(keeper);
+	ph_gates_ensure(keeper->gates);
 	err = configure_device(keeper, error, error_size);
 	if (!err)
 		err = read_health(keeper, error, error_size);
@@ -283,6 +289,7 @@ void ph_keeper_free(struct ph_keeper *keeper)
 {
 	if (!keeper)
 		return;
+	ph_gates_free(keeper->gates);
 	ph_nics_free(keeper->nics);
 	ph_device_free(keeper->device);
 	ph_scans_free(keeper->scans);
@@ -348,6 +355,7 @@ void ph_keeper_tick(struct ph_keeper *keeper)
 	if (!ensure_device(keeper, device_error, sizeof(device_error)) ||
 	    keeper->config->tunnel.type == PH_TUNNEL_EXTERNAL)
 		read_health(keeper, device_error, sizeof(device_error));
+	ph_gates_ensure(keeper->gates);
 	ph_nics_ensure(keeper->nics, ph_device_state(keeper->device)->ifindex);
 	set_trouble(keeper, maps_error[0] ? maps_error : device_error);
 	if (keeper->scans)

@@ -16,6 +16,7 @@
 #include "device.h"
 #include "drops.h"
 #include "fanout.h"
+#include "gates.h"
 #include "health.h"
 #include "maps.h"
 #include "nics.h"
@@ -34,6 +35,7 @@ struct ph_keeper {
 	struct ph_scans *scans;			/* likewise */
 	struct ph_device *device;
 	struct ph_nics *nics;
+	struct ph_gates *gates;
 	uint32_t apps;				/* that have at least one CVM */
 	bool looked;				/* all peers were read at least once */
 	bool mend_maps;				/* something failed: reconcile at the next tick */

@@ -19,6 +19,8 @@
 #define HOUR_MS (60 * MINUTE_MS)
 #define DAY_MS (24 * HOUR_MS)
 #define CONTROL_SOCKET "/control.sock"		/* what is put behind RunDir and has to fit into sun_path */
+#define RATE_MAX 1000000u
+#define BURST_MAX 10000000u
 #define MTU_MIN 576				/* RFC 791: what every host must take */
 
 __attribute__((format(printf, 3, 4))) static int refuse(char *why, size_t why_size, const char *format, ...)
@@ -159,6 +161,24 @@ static int set_nic(const struct ph_setting *setting, void *field, const char *va
 	return set_interface(&one, nics[i], value, why, why_size);
 }
 
+static int set_gate(const struct ph_setting *setting, void *field, const char *value, char *why, size_t why_size)
+{
+	static const struct {
+		const char *word;
+		enum ph_gate_mode mode;
+	} modes[] = { { "auto", PH_GATE_AUTO }, { "off", PH_GATE_OFF }, { "tc", PH_GATE_TC },
+		      { "generic", PH_GATE_GENERIC }, { "native", PH_GATE_NATIVE } };
+
+	(void)setting;
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		if (!strcmp(modes[i].word, value)) {
+			*(enum ph_gate_mode *)field = modes[i].mode;
+			return 0;
+		}
+	}
+	return refuse(why, why_size, "not one of auto, native, generic, tc, off");
+}
+
 static bool is_unicast(struct in_addr address)
 {
 	uint32_t first = ntohl(address.s_addr) >> 24;
@@ -219,6 +239,15 @@ static int set_endpoint(const struct ph_setting *setting, void *field, const cha
 const struct ph_setting ph_settings[PH_SETTING_COUNT] = {
 	GATEWAY("Listen", ALWAYS, set_listen, listen, 0, 0),
 	GATEWAY("Nic", NOT, set_nic, nics, 0, 0),
+	GATEWAY("Gate", NOT, set_gate, gate.mode, 0, 0),
+	GATEWAY("ConnectionsPerSource", NOT, set_number, gate.connections, 0, RATE_MAX),
+	GATEWAY("ConnectionsBurst", NOT, set_number, gate.connections_burst, 1, BURST_MAX),
+	GATEWAY("HellosPerSource", NOT, set_number, gate.hellos, 0, RATE_MAX),
+	GATEWAY("HellosBurst", NOT, set_number, gate.hellos_burst, 1, BURST_MAX),
+	GATEWAY("HandshakesPerSource", NOT, set_number, gate.handshakes, 0, RATE_MAX),
+	GATEWAY("HandshakesBurst", NOT, set_number, gate.handshakes_burst, 1, BURST_MAX),
+	GATEWAY("SourcePrefix4", NOT, set_number, gate.prefix4, 8, 32),
+	GATEWAY("SourcePrefix6", NOT, set_number, gate.prefix6, 16, 128),
 	GATEWAY("Workers", NOT, set_number, workers, 1, PH_WORKERS_MAX),
 	GATEWAY("User", NOT, set_user, user, 0, 0),
 	GATEWAY("StateDir", NOT, set_path, state_dir, 0, 0),

@@ -20,9 +20,13 @@
 #include "pins.h"
 #include "steer.skel.h"
 
-/* Ours among the filters of a clsact: nobody else's is touched. Before guard, which lets spliced packets through. */
+/*
+ * Ours among the filters of a clsact: nobody else's is touched. On NICs behind the gate (1), on the tunnel device before
+ * guard (2), which lets spliced packets through.
+ */
 #define STEER_HANDLE 0x70687374
-#define STEER_PRIORITY 1
+#define STEER_NIC_PRIORITY 2
+#define STEER_TUNNEL_PRIORITY 1
 
 struct ph_steering {
 	struct ph_steer_bpf *skel;
@@ -194,12 +198,32 @@ void ph_steer_enable(struct ph_steering *steering, bool on)
 		__atomic_fetch_and(&config->flags, ~PH_STEER_ON, __ATOMIC_RELEASE);
 }
 
-static int attach(uint32_t ifindex, const struct bpf_program *program)
+static int query(uint32_t ifindex, uint32_t priority)
+{
+	LIBBPF_OPTS(bpf_tc_hook, ingress, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = STEER_HANDLE, .priority = priority);
+	int err = bpf_tc_query(&ingress, &opts);
+
+	if (!err)
+		return 1;
+	return err == -ENOENT || err == -EINVAL || err == -ENODEV ? 0 : err;
+}
+
+static int detach(uint32_t ifindex, uint32_t priority)
+{
+	LIBBPF_OPTS(bpf_tc_hook, ingress, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = STEER_HANDLE, .priority = priority);
+	int attached = query(ifindex, priority);
+
+	return attached > 0 ? bpf_tc_detach(&ingress, &opts) : attached;
+}
+
+static int attach(uint32_t ifindex, const struct bpf_program *program, uint32_t priority)
 {
 	LIBBPF_OPTS(bpf_tc_hook, both, .ifindex = (int)ifindex,
 		    .attach_point = (enum bpf_tc_attach_point)(BPF_TC_INGRESS | BPF_TC_EGRESS));
 	LIBBPF_OPTS(bpf_tc_hook, ingress, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
-	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = STEER_HANDLE, .priority = STEER_PRIORITY,
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = STEER_HANDLE, .priority = priority,
 		    .prog_fd = bpf_program__fd(program), .flags = BPF_TC_F_REPLACE);
 	int err = bpf_tc_hook_create(&both);
 
@@ -210,7 +234,9 @@ static int attach(uint32_t ifindex, const struct bpf_program *program)
 
 int ph_steer_attach_nic(struct ph_steering *steering, uint32_t ifindex)
 {
-	return attach(ifindex, steering->skel->progs.steer_nic);
+	int err = attach(ifindex, steering->skel->progs.steer_nic, STEER_NIC_PRIORITY);
+
+	return err ? err : detach(ifindex, STEER_TUNNEL_PRIORITY);	/* where an older phalad had it */
 }
 
 /* Return: 0 or -errno. A layer-3 device has none, and that is no error. */
@@ -235,29 +261,21 @@ int ph_steer_attach_tunnel(struct ph_steering *steering, uint32_t ifindex)
 
 	if (err)
 		return err;
-	return attach(ifindex, steering->skel->progs.steer_tunnel);
+	return attach(ifindex, steering->skel->progs.steer_tunnel, STEER_TUNNEL_PRIORITY);
 }
 
 int ph_steer_is_attached(uint32_t ifindex)
 {
-	LIBBPF_OPTS(bpf_tc_hook, ingress, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
-	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = STEER_HANDLE, .priority = STEER_PRIORITY);
-	int err = bpf_tc_query(&ingress, &opts);
+	int attached = query(ifindex, STEER_NIC_PRIORITY);
 
-	if (!err)
-		return 1;
-	return err == -ENOENT || err == -EINVAL || err == -ENODEV ? 0 : err;
+	return attached ? attached : query(ifindex, STEER_TUNNEL_PRIORITY);
 }
 
 int ph_steer_detach(uint32_t ifindex)
 {
-	LIBBPF_OPTS(bpf_tc_hook, ingress, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
-	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = STEER_HANDLE, .priority = STEER_PRIORITY);
-	int attached = ph_steer_is_attached(ifindex);
+	int err = detach(ifindex, STEER_NIC_PRIORITY);
 
-	if (attached <= 0)
-		return attached;
-	return bpf_tc_detach(&ingress, &opts);
+	return err ? err : detach(ifindex, STEER_TUNNEL_PRIORITY);
 }
 
 static int kill_flows(struct ph_steering *steering, uint32_t what, uint32_t slot, uint32_t generation,

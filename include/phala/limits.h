@@ -41,6 +41,10 @@
 #define PH_MANAGER_GRACE_MS 3600000	/* how long frozen health is believed when no manager refreshes it */
 #define PH_ADDRESS_QUARANTINE_MS 3600000 /* rest of a freed address before another instance may have it */
 #define PH_KEEPALIVE_S 25		/* PersistentKeepalive that CVMs are told */
+#define PH_GATE_CONNECTIONS 1000	/* SYNs a second from one source */
+#define PH_GATE_HELLOS 1000		/* ClientHellos likewise */
+#define PH_GATE_HANDSHAKES 500		/* WireGuard handshake initiations likewise */
+#define PH_GATE_BURST 5			/* times that, at once */
 #define PH_TUNNEL_MTU 1420		/* WireGuard over IPv6 over Ethernet */
 
 /* The kernel path. */
@@ -66,6 +70,14 @@
 #define PH_SCAN_LEAST 50		/* packets of one CVM's dropped before the log tells of it */
 #define PH_SCAN_EVERY_S 60		/* between two lines about one CVM */
 #define PH_SCAN_LINES 16		/* about all of them, each few seconds */
+
+/* The gate. */
+#define PH_GATE_TARGETS_MAX 4096	/* listening addresses and ports, wildcards spelt out */
+#define PH_GATE_SOURCES_MAX 131072	/* sources whose budgets are remembered; the oldest is forgotten */
+#define PH_GATE_PREFIXES_MAX 2097152	/* of each list */
+#define PH_GATE_CACHE_SLOTS 4096	/* addresses, on each CPU, for which the lists' answer is kept; a power of two */
+#define PH_GATE_EXPIRED_MAX 8		/* expired prefixes, one within the other, that are looked behind */
+#define PH_GATE_HEADERS_MAX 6		/* IPv6 extension headers before TCP */
 
 /* The listening sockets. */
 #define PH_LISTEN_BACKLOG 65535

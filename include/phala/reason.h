@@ -114,4 +114,32 @@ enum ph_guard_reason {
 	PH_GUARD_COUNT
 };
 
+/* What the gate did with a packet for the gateway. Data that it lets pass is not counted. */
+#define PH_GATE_REASONS(X)                                                                              \
+	X(CONNECTION, "connection", "let in: a SYN")                                                    \
+	X(HELLO, "hello", "let in: a packet that begins like a ClientHello")                            \
+	X(HANDSHAKE, "handshake", "let in: a WireGuard handshake initiation")                           \
+	X(ALLOWED, "allowed", "let in: from the allow list")                                            \
+	/* dropped from here on */                                                                      \
+	X(BAD_LENGTH, "bad-length", "dropped: lengths that contradict each other")                      \
+	X(BAD_FLAGS, "bad-flags", "dropped: SYN with FIN or RST, or none of SYN, ACK and RST")          \
+	X(SYN_ACK, "syn-ack", "dropped: the answer to a SYN that was never sent")                       \
+	X(LAND, "land", "dropped: from the address that it goes to")                                    \
+	X(BAD_SOURCE, "bad-source", "dropped: from an address or port that no client has")              \
+	X(FRAGMENT, "fragment", "dropped: a fragment with the first bytes of TCP")                      \
+	X(HEADERS, "headers", "dropped: more IPv6 headers than a client sends")                         \
+	X(DENIED, "denied", "dropped: from the deny list")                                              \
+	X(OVER_CONNECTIONS, "over-connections", "dropped: a SYN over its source's budget")              \
+	X(OVER_HELLOS, "over-hellos", "dropped: a ClientHello over its source's budget")                \
+	X(OVER_HANDSHAKES, "over-handshakes", "dropped: a handshake initiation over its source's budget")
+
+enum ph_gate_reason {
+#define PH_GATE_ENUM(name, word, text) PH_GATE_##name,
+	PH_GATE_REASONS(PH_GATE_ENUM)
+#undef PH_GATE_ENUM
+	PH_GATE_COUNT
+};
+
+#define PH_GATE_DROPS PH_GATE_BAD_LENGTH	/* the first that is a drop */
+
 #endif

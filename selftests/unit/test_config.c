@@ -117,6 +117,18 @@ static const struct {
 	  "Listen=1.1.1.1:6\nListen=1.1.1.1:7\nListen=1.1.1.1:8\nListen=1.1.1.1:9\nListen=1.1.1.1:10\n"
 	  "Listen=1.1.1.1:11\nListen=1.1.1.1:12\nListen=1.1.1.1:13\nListen=1.1.1.1:14\nListen=1.1.1.1:15\n"
 	  "Listen=1.1.1.1:16\nListen=1.1.1.1:17\n" REST, ":18: Listen = 1.1.1.1:17: more than 16 addresses" },
+	{ "a gate of another kind", GATEWAY "Gate = xdp\n" REST,
+	  ":3: Gate = xdp: not one of auto, native, generic, tc, off" },
+	{ "a gate in capitals", GATEWAY "Gate = TC\n" REST, ":3: Gate = TC: not one of" },
+	{ "two gates", GATEWAY "Gate = tc\nGate = off\n" REST, ":4: Gate is there already, in line 3" },
+	{ "too many connections", GATEWAY "ConnectionsPerSource = 1000001\n" REST,
+	  ":3: ConnectionsPerSource = 1000001: not a number from 0 to 1000000" },
+	{ "a burst of none", GATEWAY "HellosBurst = 0\n" REST, ":3: HellosBurst = 0: not a number from 1 to 10000000" },
+	{ "handshakes in words", GATEWAY "HandshakesPerSource = none\n" REST,
+	  ":3: HandshakesPerSource = none: not a number" },
+	{ "an IPv4 source of 33 bits", GATEWAY "SourcePrefix4 = 33\n" REST,
+	  ":3: SourcePrefix4 = 33: not a number from 8 to 32" },
+	{ "an IPv6 source with a slash", GATEWAY "SourcePrefix6 = /64\n" REST, ":3: SourcePrefix6 = /64: not a number" },
 	{ "no worker", GATEWAY "Workers = 0\n" REST, ":3: Workers = 0: not a number from 1 to 64" },
 	{ "65 workers", GATEWAY "Workers = 65\n" REST, ":3: Workers = 65: not a number from 1 to 64" },
 	{ "negative workers", GATEWAY "Workers = -1\n" REST, ":3: Workers = -1: not a number" },
@@ -303,6 +315,13 @@ static bool is_address(struct in_addr address, const char *want)
 }
 
 /* Defaults first, then each key's effect. */
+static bool is_default_gate(const struct ph_gate_config *gate)
+{
+	return gate->mode == PH_GATE_AUTO && gate->connections == 1000 && gate->hellos == 1000 && gate->handshakes == 500 &&
+	       !gate->connections_burst && !gate->hellos_burst && !gate->handshakes_burst && gate->prefix4 == 32 &&
+	       gate->prefix6 == 64;
+}
+
 static void test_values(void)
 {
 	struct ph_config *c = NULL;
@@ -324,12 +343,15 @@ static void test_values(void)
 	ktap_ok(c->tunnel.type == PH_TUNNEL_WIREGUARD && c->tunnel.mtu == 1420 && !*c->tunnel.endpoint,
 		"default: Type, Mtu, Endpoint");
 	ktap_ok(is_address(c->tunnel.range, "10.0.0.0") && c->tunnel.range_len == 8, "default: CvmRange");
+	ktap_ok(is_default_gate(&c->gate), "default: Gate and its budgets");
 	ph_config_free(c);
 
 	c = NULL;
 	if (!ktap_ok(!load("[Gateway]\nListen = [2001:db8::1]:8443\nHelloTimeout = 500ms\nConnectTimeout = 2\n"
 			   "ConnectTries = 64\nIdleTimeout = 10m\nHealthyFor = 10min\nManagerGrace = 2h\n"
 			   "AddressQuarantine = 720h\nUser = daemon\n"
+			   "Gate = native\nConnectionsPerSource = 0\nConnectionsBurst = 10000000\nHellosPerSource = 7\n"
+			   "SourcePrefix4 = 24\nSourcePrefix6 = 48\n"
 			   "[Domain EXAMPLE.Com]\nCertificate = /a b\nPrivateKey = /k\n" EXTERNAL
 			   "Mtu = 65535\nCvmRange = 172.16.0.0/12\n", &c), "one unlike the defaults loads")) {
 		printf("# %s\n", error);
@@ -340,6 +362,9 @@ static void test_values(void)
 	ktap_ok(c->connect_timeout_ms == 2000, "a bare number is seconds");
 	ktap_ok(c->connect_tries == 64, "ConnectTries");
 	ktap_ok(c->idle_timeout_ms == 600000 && c->healthy_for_ms == 600000, "m and min");
+	ktap_ok(c->gate.mode == PH_GATE_NATIVE && !c->gate.connections && c->gate.connections_burst == 10000000 &&
+		c->gate.hellos == 7 && c->gate.handshakes == 500 && c->gate.prefix4 == 24 && c->gate.prefix6 == 48,
+		"a gate and its budgets");
 	ktap_ok(c->manager_grace_ms == 7200000 && c->address_quarantine_ms == 2592000000u, "h");
 	ktap_ok(!strcmp(c->user, "daemon"), "User");
 	ktap_ok(c->domain_count == 1 && !strcmp(c->domains[0].name, "example.com"), "a domain becomes lower case");
@@ -394,6 +419,7 @@ static void test_example(void)
 	ktap_ok(c->listen_count == 2 && listens_on(&c->listen[0], "0.0.0.0:443") &&
 		listens_on(&c->listen[1], "[::]:443"), "example: Listen");
 	ktap_ok(!c->nics[0][0], "example: no Nic, whose name only its reader knows");
+	ktap_ok(is_default_gate(&c->gate), "example: Gate and its budgets are the defaults, as it says");
 	ktap_ok(c->workers == default_workers(), "example: Workers is the default, one for each core");
 	ktap_ok(!strcmp(c->user, "nobody"), "example: User");
 	ktap_ok(!strcmp(c->state_dir, "/var/lib/phala") && !strcmp(c->run_dir, "/run/phala") &&

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * gate - the first to see what comes in by the NIC, as XDP or in tc: whoever floods the gateway hurts only himself.
+ *
+ * Only what is for the gateway's own listening addresses and ports is judged; all else passes untouched. What is
+ * attached stays with the device, lists expire here, and budgets are paid off here, so all of it goes on without phalad.
+ */
+#include "vmlinux.h"
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include <phala/gate.h>
+
+#define TC_ACT_UNSPEC (-1)
+#define TC_ACT_SHOT 2
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ph_gate);
+} ph_gate SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PH_GATE_TARGETS_MAX);
+	__type(key, struct ph_gate_target);
+	__type(value, __u8);
+} ph_gate_targets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PH_GATE_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} ph_gate_reasons SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PH_GATE_SOURCES_MAX);
+	__type(key, struct ph_address);
+	__type(value, struct ph_gate_source);
+} ph_gate_sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PH_GATE_CACHE_SLOTS);
+	__type(key, __u32);
+	__type(value, struct ph_gate_cached);
+} ph_gate_cache SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PH_GATE_PREFIXES_MAX);
+	__type(key, struct ph_prefix);
+	__type(value, struct ph_listed);
+} ph_deny SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PH_GATE_PREFIXES_MAX);
+	__type(key, struct ph_prefix);
+	__type(value, struct ph_listed);
+} ph_allow SEC(".maps");
+
+#include "gate.h"
+
+/* Return: 1 when it is to be dropped. */
+static __always_inline int is_dropped(const struct frame *f)
+{
+	__u32 key = judge(f);
+	__u64 *count;
+
+	if (key == GATE_PASS)
+		return 0;
+	count = bpf_map_lookup_elem(&ph_gate_reasons, &key);
+	if (count)
+		++*count;
+	return key >= PH_GATE_DROPS;
+}
+
+/* It knows frames in several buffers, as large ones are: drivers would refuse it on them otherwise. */
+SEC("xdp.frags")
+int gate_xdp(struct xdp_md *xdp)
+{
+	struct frame f = {
+		.ctx = xdp, .data = (void *)(long)xdp->data, .data_end = (void *)(long)xdp->data_end, .is_xdp = 1,
+		.len = bpf_xdp_get_buff_len(xdp),
+	};
+
+	return is_dropped(&f) ? XDP_DROP : XDP_PASS;
+}
+
+/* A tag that the NIC took off makes it another device's packet. */
+SEC("tc")
+int gate_tc(struct __sk_buff *skb)
+{
+	struct frame f = {
+		.ctx = skb, .data = (void *)(long)skb->data, .data_end = (void *)(long)skb->data_end, .len = skb->len,
+		.is_super = skb->gso_segs > 1,
+	};
+
+	if (skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	return is_dropped(&f) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,657 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * gate.bpf: each kind of frame, list and budget, under BPF_PROG_TEST_RUN, by the XDP entry and by the tc entry: what
+ * becomes of it, and which counter says so.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <phala/gate.h>
+
+#include "gate.skel.h"
+#include "ktap.h"
+
+#define TC_UNSPEC (-1)
+#define TC_SHOT 2
+#define XDP_DROPS 1
+#define XDP_PASSES 2
+
+#define NOTHING PH_GATE_COUNT
+#define FRAME_MAX 2048
+#define SHORTEST 54			/* of which a test run for tc makes an skb: Ethernet and IPv6 headers */
+
+#define OURS4 "192.0.2.1"
+#define OURS6 "2001:db8::1"
+#define CLIENT4 "198.51.100.7"
+#define CLIENT6 "2001:db8:7::7"
+#define PORT 443
+#define TUNNEL_PORT 51820
+#define SECOND_NS 1000000000ULL
+
+enum flag { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32, ECE = 64, CWR = 128 };
+enum payload { NO_PAYLOAD, HELLO, HELLO_1, HELLO_5, DATA, SERVER_HELLO, INITIATION, INITIATION_ODD, TRANSPORT };
+
+/* What is 0 or NULL is as a client's first SYN to the gateway over IPv4 has it. */
+struct shape {
+	const char *from, *to;
+	uint16_t from_port, to_port;		/* from_port 0xffff is 0 on the wire */
+	uint8_t protocol;
+	uint8_t flags, no_flags;
+	enum payload payload;
+	uint16_t ethertype;
+	bool tagged;
+	uint8_t options;			/* bytes of IP options; of IPv6: headers for destinations */
+	uint16_t fragment;			/* as in the header, flag and offset */
+	int16_t total_off;			/* added to the length that the IP header says */
+	uint8_t doff;
+	uint8_t version_ihl;
+	uint16_t cut;				/* bytes that are left of the frame */
+};
+
+static struct ph_gate_bpf *skel;
+
+static int fd_of(const struct bpf_map *map)
+{
+	return bpf_map__fd(map);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return now.tv_sec * SECOND_NS + now.tv_nsec;
+}
+
+static struct ph_address address_of(const char *text)
+{
+	struct ph_address address = { .words = { 0, 0, htonl(0xffff) } };
+
+	if (strchr(text, ':'))
+		inet_pton(AF_INET6, text, &address);
+	else
+		inet_pton(AF_INET, text, &address.words[3]);
+	return address;
+}
+
+static void put16(uint8_t *at, uint16_t value)
+{
+	at[0] = value >> 8;
+	at[1] = value;
+}
+
+static size_t write_payload(enum payload payload, uint8_t *at)
+{
+	static const uint8_t hello[] = { 22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3 };
+
+	memset(at, 0xaa, 200);
+	switch (payload) {
+	case NO_PAYLOAD:
+		return 0;
+	case HELLO_1:
+	case HELLO_5:
+	case HELLO:
+		memcpy(at, hello, sizeof(hello));
+		return payload == HELLO ? 200 : payload == HELLO_5 ? 5 : 1;
+	case SERVER_HELLO:
+		memcpy(at, hello, sizeof(hello));
+		at[5] = 2;
+		return 200;
+	case INITIATION:
+	case INITIATION_ODD:
+		memcpy(at, (uint8_t[]){ 1, 0, 0, 0 }, 4);
+		return payload == INITIATION ? 148 : 4;
+	case TRANSPORT:
+		memcpy(at, (uint8_t[]){ 4, 0, 0, 0 }, 4);
+		return 96;
+	case DATA:
+		return 200;
+	}
+	return 0;
+}
+
+static size_t write_l4(const struct shape *s, uint8_t *at)
+{
+	bool udp = s->protocol == IPPROTO_UDP;
+	size_t header = udp ? 8 : 20, payload = write_payload(s->payload, at + header);
+
+	memset(at, 0, header);
+	put16(at, s->from_port == 0xffff ? 0 : s->from_port ? s->from_port : 40000);
+	put16(at + 2, s->to_port ? s->to_port : udp ? TUNNEL_PORT : PORT);
+	if (udp) {
+		put16(at + 4, header + payload);
+		return header + payload;
+	}
+	at[12] = (s->doff ? s->doff : 5) << 4;
+	at[13] = s->no_flags ? 0 : s->flags ? s->flags : SYN;
+	put16(at + 14, 1000);
+	return header + payload;
+}
+
+static size_t write_v4(const struct shape *s, uint8_t *ip)
+{
+	size_t header = 20 + s->options, len;
+
+	memset(ip, 0, header);
+	memset(ip + 20, 1, s->options);		/* no operation */
+	len = header + write_l4(s, ip + header);
+	ip[0] = s->version_ihl ? s->version_ihl : 0x40 | header / 4;
+	put16(ip + 2, len + s->total_off);
+	put16(ip + 6, s->fragment);
+	ip[8] = 64;
+	ip[9] = s->protocol ? s->protocol : IPPROTO_TCP;
+	inet_pton(AF_INET, s->from ? s->from : CLIENT4, ip + 12);
+	inet_pton(AF_INET, s->to ? s->to : OURS4, ip + 16);
+	return len;
+}
+
+static size_t write_v6(const struct shape *s, uint8_t *ip)
+{
+	uint8_t protocol = s->protocol ? s->protocol : IPPROTO_TCP, *at = ip + 40, *next = &ip[6];
+
+	memset(ip, 0, 40);
+	ip[0] = s->version_ihl ? s->version_ihl : 0x60;
+	ip[7] = 64;
+	inet_pton(AF_INET6, s->from ? s->from : CLIENT6, ip + 8);
+	inet_pton(AF_INET6, s->to, ip + 24);
+	for (int i = 0; i < s->options; i++) {
+		*next = 60;
+		next = at;
+		memcpy(at, (uint8_t[]){ 0, 0, 1, 4, 0, 0, 0, 0 }, 8);
+		at += 8;
+	}
+	if (s->fragment) {
+		*next = 44;
+		next = at;
+		memset(at, 0, 8);
+		put16(at + 2, s->fragment);
+		at += 8;
+	}
+	*next = protocol;
+	at += write_l4(s, at);
+	put16(ip + 4, at - ip - 40 + s->total_off);
+	return at - ip;
+}
+
+static size_t write_frame(const struct shape *s, uint8_t *frame)
+{
+	bool v6 = s->to && strchr(s->to, ':');
+	uint8_t *at = frame + 12;
+	size_t len;
+
+	memset(frame, 0, FRAME_MAX);
+	if (s->tagged) {
+		put16(at, 0x8100);
+		at += 4;
+	}
+	put16(at, s->ethertype ? s->ethertype : v6 ? 0x86dd : 0x0800);
+	at += 2;
+	len = at - frame + (v6 ? write_v6(s, at) : write_v4(s, at));
+	return s->cut ? s->cut : len;
+}
+
+/* Return: 1 dropped, 0 passed, -errno. */
+static int run_frame(bool xdp, void *frame, size_t len)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = (__u32)len, .repeat = 1);
+	int err = bpf_prog_test_run_opts(bpf_program__fd(xdp ? skel->progs.gate_xdp : skel->progs.gate_tc), &opts);
+
+	if (err)
+		return err;
+	if (xdp)
+		return opts.retval == XDP_DROPS ? 1 : opts.retval == XDP_PASSES ? 0 : -EPROTO;
+	return (int)opts.retval == TC_SHOT ? 1 : (int)opts.retval == TC_UNSPEC ? 0 : -EPROTO;
+}
+
+static int run_shape(bool xdp, const struct shape *s)
+{
+	uint8_t frame[FRAME_MAX];
+	size_t len = write_frame(s, frame);
+
+	return run_frame(xdp, frame, len);
+}
+
+static void read_counters(uint64_t out[PH_GATE_COUNT])
+{
+	static uint64_t values[1024];
+
+	for (uint32_t reason = 0; reason < PH_GATE_COUNT; reason++) {
+		out[reason] = 0;
+		if (bpf_map_lookup_elem(fd_of(skel->maps.ph_gate_reasons), &reason, values))
+			continue;
+		for (int cpu = 0; cpu < libbpf_num_possible_cpus(); cpu++)
+			out[reason] += values[cpu];
+	}
+}
+
+/* Runs it; what happened must be the drop or not, and just this counter. */
+static void expect(bool xdp, const char *name, const struct shape *s, enum ph_gate_reason reason)
+{
+	uint64_t before[PH_GATE_COUNT], after[PH_GATE_COUNT];
+	bool drop = reason != NOTHING && reason >= PH_GATE_DROPS, as_told = true;
+	int got;
+
+	read_counters(before);
+	got = run_shape(xdp, s);
+	read_counters(after);
+	for (int i = 0; i < PH_GATE_COUNT; i++)
+		as_told = as_told && after[i] - before[i] == (i == (int)reason);
+	ktap_ok(got == drop && as_told, "%s: %s", xdp ? "xdp" : "tc", name);
+	for (int i = 0; !(got == drop && as_told) && i < PH_GATE_COUNT; i++) {
+		if (after[i] != before[i])
+			printf("# verdict %d; counted: reason %d\n", got, i);
+	}
+}
+
+static struct ph_gate *config;
+
+static void set_target(const char *address, uint16_t port, uint8_t protocol)
+{
+	struct ph_gate_target target = { .address = address_of(address), .port = htons(port), .protocol = protocol };
+	uint8_t one = 1;
+
+	bpf_map_update_elem(fd_of(skel->maps.ph_gate_targets), &target, &one, BPF_ANY);
+}
+
+static void set_budget(enum ph_gate_budget_kind kind, uint64_t per_second, uint64_t burst)
+{
+	config->budgets[kind].interval_ns = per_second ? SECOND_NS / per_second : 0;
+	config->budgets[kind].tolerance_ns = burst * config->budgets[kind].interval_ns;
+}
+
+static void set_world(void)
+{
+	static const char *const addresses[] = { OURS4, OURS6 };
+
+	for (int i = 0; i < 2; i++) {
+		set_target(addresses[i], PORT, IPPROTO_TCP);
+		set_target(addresses[i], 0, IPPROTO_TCP);
+		set_target(addresses[i], TUNNEL_PORT, IPPROTO_UDP);
+	}
+	memset(&config->source4, 0xff, sizeof(config->source4));
+	memset(&config->source6, 0xff, 8);
+}
+
+static struct ph_prefix prefix_of(const char *address, uint32_t bits)
+{
+	return (struct ph_prefix){ .bits = bits + (strchr(address, ':') ? 0 : PH_ADDRESS_V4_BITS),
+				   .address = address_of(address) };
+}
+
+static void list(const struct bpf_map *map, const char *address, uint32_t bits, uint64_t until_ns)
+{
+	struct ph_prefix key = prefix_of(address, bits);
+	struct ph_listed row = { .until_ns = until_ns, .bits = key.bits };
+
+	bpf_map_update_elem(fd_of(map), &key, &row, BPF_ANY);
+	config->lists[map == skel->maps.ph_allow ? PH_LIST_ALLOW : PH_LIST_DENY].rows++;
+	config->generation++;
+}
+
+static void unlist_all(void)
+{
+	const struct bpf_map *maps[] = { skel->maps.ph_deny, skel->maps.ph_allow };
+	struct ph_prefix key;
+
+	for (int i = 0; i < 2; i++) {
+		while (!bpf_map_get_next_key(fd_of(maps[i]), NULL, &key))
+			bpf_map_delete_elem(fd_of(maps[i]), &key);
+		config->lists[i].rows = 0;
+	}
+	config->generation++;
+}
+
+static void forget_sources(void)
+{
+	struct ph_address key;
+
+	while (!bpf_map_get_next_key(fd_of(skel->maps.ph_gate_sources), NULL, &key))
+		bpf_map_delete_elem(fd_of(skel->maps.ph_gate_sources), &key);
+}
+
+#define MF 0x2000
+#define TO6 .to = OURS6
+
+static const struct {
+	const char *name;
+	struct shape shape;
+	enum ph_gate_reason reason;
+} frames[] = {
+	/* what is the gateway's, and good */
+	{ "a SYN", { 0 }, PH_GATE_CONNECTION },
+	{ "a SYN, IPv6", { TO6 }, PH_GATE_CONNECTION },
+	{ "a SYN that asks for ECN", { .flags = SYN | ECE | CWR }, PH_GATE_CONNECTION },
+	{ "a SYN with data", { .payload = DATA }, PH_GATE_CONNECTION },
+	{ "a SYN with IP options", { .options = 8 }, PH_GATE_CONNECTION },
+	{ "a SYN behind IPv6 headers", { TO6, .options = 3 }, PH_GATE_CONNECTION },
+	{ "a SYN behind as many IPv6 headers as there may be", { TO6, .options = 6 }, PH_GATE_CONNECTION },
+	{ "a SYN in an IPv6 fragment that is all there is", { TO6, .fragment = 0x0006 }, PH_GATE_CONNECTION },
+	{ "an ACK", { .flags = ACK }, NOTHING },
+	{ "an ACK, IPv6", { TO6, .flags = ACK }, NOTHING },
+	{ "a FIN", { .flags = FIN | ACK }, NOTHING },
+	{ "a RST", { .flags = RST }, NOTHING },
+	{ "data", { .flags = ACK | PSH, .payload = DATA }, NOTHING },
+	{ "data, IPv6", { TO6, .flags = ACK | PSH, .payload = DATA }, NOTHING },
+	{ "data that is TLS, and no ClientHello", { .flags = ACK, .payload = SERVER_HELLO }, NOTHING },
+	{ "a ClientHello", { .flags = ACK | PSH, .payload = HELLO }, PH_GATE_HELLO },
+	{ "a ClientHello, IPv6", { TO6, .flags = ACK | PSH, .payload = HELLO }, PH_GATE_HELLO },
+	{ "a ClientHello behind IP options", { .options = 40, .flags = ACK, .payload = HELLO }, PH_GATE_HELLO },
+	{ "the first byte of a ClientHello", { .flags = ACK, .payload = HELLO_1 }, PH_GATE_HELLO },
+	{ "the first five bytes of one", { .flags = ACK, .payload = HELLO_5 }, PH_GATE_HELLO },
+	{ "padding behind the packet", { .flags = ACK, .payload = DATA, .total_off = -100 }, NOTHING },
+	{ "WireGuard, an initiation", { .protocol = IPPROTO_UDP, .payload = INITIATION }, PH_GATE_HANDSHAKE },
+	{ "WireGuard, an initiation, IPv6", { TO6, .protocol = IPPROTO_UDP, .payload = INITIATION }, PH_GATE_HANDSHAKE },
+	{ "WireGuard, a short initiation", { .protocol = IPPROTO_UDP, .payload = INITIATION_ODD }, PH_GATE_HANDSHAKE },
+	{ "WireGuard, data", { .protocol = IPPROTO_UDP, .payload = TRANSPORT }, NOTHING },
+	{ "WireGuard, data in fragments", { .protocol = IPPROTO_UDP, .payload = TRANSPORT, .fragment = MF }, NOTHING },
+	{ "WireGuard, a later fragment", { .protocol = IPPROTO_UDP, .payload = TRANSPORT, .fragment = 1 }, NOTHING },
+	/* what is not the gateway's: untouched, however odd it is */
+	{ "another port", { .to_port = 22 }, NOTHING },
+	{ "another port, SYN and FIN", { .to_port = 22, .flags = SYN | FIN }, NOTHING },
+	{ "another port, from its own address", { .to_port = 22, .from = OURS4 }, NOTHING },
+	{ "another port, IPv6", { TO6, .to_port = 22, .flags = SYN | RST }, NOTHING },
+	{ "another address", { .to = "192.0.2.2", .flags = SYN | FIN }, NOTHING },
+	{ "another address, IPv6", { .to = "2001:db8::2", .flags = SYN | FIN }, NOTHING },
+	{ "another address, a first fragment", { .to = "192.0.2.2", .fragment = MF }, NOTHING },
+	{ "another address, a length that is wrong", { .to = "192.0.2.2", .total_off = 1000 }, NOTHING },
+	{ "another port, a first fragment", { .to_port = 22, .fragment = MF }, NOTHING },
+	{ "our port number, UDP", { .protocol = IPPROTO_UDP, .to_port = PORT, .payload = DATA }, NOTHING },
+	{ "the tunnel's port number, TCP", { .to_port = TUNNEL_PORT }, NOTHING },
+	{ "ICMP", { .protocol = IPPROTO_ICMP }, NOTHING },
+	{ "ICMPv6", { TO6, .protocol = IPPROTO_ICMPV6 }, NOTHING },
+	{ "ICMPv6 behind a header", { TO6, .protocol = IPPROTO_ICMPV6, .options = 1 }, NOTHING },
+	{ "a later fragment, which may be anybody's", { .fragment = 3 }, NOTHING },
+	{ "ARP", { .ethertype = 0x0806 }, NOTHING },
+	{ "an ethertype nobody has", { .ethertype = 0x88b5 }, NOTHING },
+	{ "a tagged frame", { .tagged = true, .flags = SYN | FIN }, NOTHING },
+	{ "a frame that ends in its IP header", { .cut = 30 }, NOTHING },
+	/* what no client sends */
+	{ "SYN and FIN", { .flags = SYN | FIN }, PH_GATE_BAD_FLAGS },
+	{ "SYN and RST", { .flags = SYN | RST }, PH_GATE_BAD_FLAGS },
+	{ "SYN and FIN, IPv6", { TO6, .flags = SYN | FIN }, PH_GATE_BAD_FLAGS },
+	{ "all flags", { .flags = 0xff }, PH_GATE_BAD_FLAGS },
+	{ "no flags", { .no_flags = 1 }, PH_GATE_BAD_FLAGS },
+	{ "no flags, IPv6", { TO6, .no_flags = 1 }, PH_GATE_BAD_FLAGS },
+	{ "FIN alone", { .flags = FIN }, PH_GATE_BAD_FLAGS },
+	{ "FIN, PSH, URG", { .flags = FIN | PSH | URG }, PH_GATE_BAD_FLAGS },
+	{ "SYN and ACK", { .flags = SYN | ACK }, PH_GATE_SYN_ACK },
+	{ "SYN and ACK, IPv6", { TO6, .flags = SYN | ACK }, PH_GATE_SYN_ACK },
+	{ "from the address that it goes to", { .from = OURS4 }, PH_GATE_LAND },
+	{ "from the address that it goes to, IPv6", { TO6, .from = OURS6, .flags = ACK }, PH_GATE_LAND },
+	{ "an initiation from the tunnel's own address",
+	  { .from = OURS4, .protocol = IPPROTO_UDP, .payload = INITIATION }, PH_GATE_LAND },
+	{ "from port 0", { .from_port = 0xffff }, PH_GATE_BAD_SOURCE },
+	{ "from 0.0.0.0", { .from = "0.0.0.0" }, PH_GATE_BAD_SOURCE },
+	{ "from loopback", { .from = "127.0.0.1" }, PH_GATE_BAD_SOURCE },
+	{ "from a multicast address", { .from = "224.0.0.1" }, PH_GATE_BAD_SOURCE },
+	{ "from the broadcast address", { .from = "255.255.255.255" }, PH_GATE_BAD_SOURCE },
+	{ "from the highest address there may be", { .from = "255.255.255.254" }, PH_GATE_CONNECTION },
+	{ "from ::", { TO6, .from = "::" }, PH_GATE_BAD_SOURCE },
+	{ "from ::1", { TO6, .from = "::1" }, PH_GATE_BAD_SOURCE },
+	{ "from ff02::1", { TO6, .from = "ff02::1" }, PH_GATE_BAD_SOURCE },
+	{ "from IPv4 inside IPv6", { TO6, .from = "::ffff:198.51.100.7" }, PH_GATE_BAD_SOURCE },
+	{ "an initiation from loopback", { .from = "127.0.0.1", .protocol = IPPROTO_UDP, .payload = INITIATION },
+	  PH_GATE_BAD_SOURCE },
+	{ "an IP length over the frame's", { .total_off = 1 }, PH_GATE_BAD_LENGTH },
+	{ "an IP length over the frame's, IPv6", { TO6, .total_off = 1 }, PH_GATE_BAD_LENGTH },
+	{ "an IP length within TCP's header", { .total_off = -1 }, PH_GATE_BAD_LENGTH },
+	{ "an IP length within its own header", { .total_off = -30 }, PH_GATE_BAD_LENGTH },
+	{ "an IP length of 0", { .total_off = -40 }, PH_GATE_BAD_LENGTH },
+	{ "an IP header shorter than there are", { .version_ihl = 0x44 }, PH_GATE_BAD_LENGTH },
+	{ "another version of IP", { .version_ihl = 0x55 }, PH_GATE_BAD_LENGTH },
+	{ "another version of IP, IPv6", { TO6, .version_ihl = 0x40 }, PH_GATE_BAD_LENGTH },
+	{ "a TCP header shorter than there are", { .doff = 4 }, PH_GATE_BAD_LENGTH },
+	{ "a TCP header that ends behind the packet", { .doff = 6 }, PH_GATE_BAD_LENGTH },
+	{ "the same, IPv6", { TO6, .doff = 15 }, PH_GATE_BAD_LENGTH },
+	{ "no room for a UDP header", { .protocol = IPPROTO_UDP, .total_off = -1 }, PH_GATE_BAD_LENGTH },
+	{ "a first fragment", { .payload = DATA, .flags = ACK, .fragment = MF }, PH_GATE_FRAGMENT },
+	{ "a first fragment with no more than ports", { .fragment = MF, .total_off = -16 }, PH_GATE_FRAGMENT },
+	{ "a first fragment, IPv6", { TO6, .fragment = 0x0001 }, PH_GATE_FRAGMENT },
+	{ "a fragment that begins in TCP's header", { .fragment = 1 }, PH_GATE_FRAGMENT },
+	{ "a fragment that begins in TCP's last options", { .fragment = MF | 2 }, PH_GATE_FRAGMENT },
+	{ "a fragment that begins in TCP's header, IPv6", { TO6, .fragment = 0x0008 }, PH_GATE_FRAGMENT },
+	{ "one IPv6 header more than there may be", { TO6, .options = 7 }, PH_GATE_HEADERS },
+};
+
+static void test_frames(bool xdp)
+{
+	/* A test run for tc makes no skb of a frame that has no whole IP header. */
+	for (size_t i = 0; i < sizeof(frames) / sizeof(frames[0]); i++) {
+		if (xdp || !frames[i].shape.cut)
+			expect(xdp, frames[i].name, &frames[i].shape, frames[i].reason);
+	}
+}
+
+static void test_lists(bool xdp)
+{
+	const struct bpf_map *deny = skel->maps.ph_deny, *allow = skel->maps.ph_allow;
+	const struct shape syn = { 0 }, ack = { .flags = ACK }, syn6 = { TO6 }, bad = { .flags = SYN | FIN },
+			   initiation = { .protocol = IPPROTO_UDP, .payload = INITIATION },
+			   data = { .protocol = IPPROTO_UDP, .payload = TRANSPORT };
+	uint64_t now = now_ns(), hour = 3600 * SECOND_NS, deadline;
+	uint64_t soon;
+
+	list(deny, CLIENT4, 32, 0);
+	expect(xdp, "denied: a SYN", &syn, PH_GATE_DENIED);
+	expect(xdp, "denied: an ACK of a connection that is under way", &ack, PH_GATE_DENIED);
+	expect(xdp, "denied: an ACK once more, from the cache", &ack, PH_GATE_DENIED);
+	expect(xdp, "denied: a handshake initiation", &initiation, PH_GATE_DENIED);
+	expect(xdp, "denied: WireGuard's data passes", &data, NOTHING);
+	expect(xdp, "denied: a frame that no client sends is that first", &bad, PH_GATE_BAD_FLAGS);
+	expect(xdp, "denied: somebody else", &(struct shape){ .from = "198.51.100.8" }, PH_GATE_CONNECTION);
+	expect(xdp, "denied: over IPv6 somebody else", &syn6, PH_GATE_CONNECTION);
+	expect(xdp, "denied: not what is not the gateway's", &(struct shape){ .to_port = 22 }, NOTHING);
+	list(allow, "198.51.100.0", 24, 0);
+	expect(xdp, "allowed and denied: allowed", &syn, PH_GATE_ALLOWED);
+	expect(xdp, "allowed: a handshake initiation", &initiation, PH_GATE_ALLOWED);
+	expect(xdp, "allowed: a frame that no client sends is that first", &bad, PH_GATE_BAD_FLAGS);
+	unlist_all();
+	expect(xdp, "no longer listed, cached as it was", &syn, PH_GATE_CONNECTION);
+
+	list(deny, "2001:db8:7::", 48, 0);
+	expect(xdp, "an IPv6 prefix denied", &syn6, PH_GATE_DENIED);
+	expect(xdp, "an IPv6 address beside it", &(struct shape){ TO6, .from = "2001:db8:8::7" }, PH_GATE_CONNECTION);
+	expect(xdp, "an IPv6 prefix denied: IPv4", &syn, PH_GATE_CONNECTION);
+	unlist_all();
+	list(deny, "0.0.0.0", 0, 0);
+	expect(xdp, "all of IPv4 denied", &syn, PH_GATE_DENIED);
+	expect(xdp, "all of IPv4 denied: IPv6", &syn6, PH_GATE_CONNECTION);
+	unlist_all();
+	list(deny, "::", 0, 0);
+	expect(xdp, "all of IPv6 denied, which IPv4 is kept inside", &syn, PH_GATE_DENIED);
+	unlist_all();
+
+	list(deny, CLIENT4, 32, now + hour);
+	expect(xdp, "denied for an hour", &syn, PH_GATE_DENIED);
+	list(deny, CLIENT4, 32, now - 1);
+	expect(xdp, "denied until a moment ago", &syn, PH_GATE_CONNECTION);
+	list(deny, "198.51.100.0", 25, now - 1);
+	list(deny, "198.51.0.0", 16, 0);
+	expect(xdp, "two prefixes that have expired within one that has not", &syn, PH_GATE_DENIED);
+	list(allow, CLIENT4, 32, now - 1);
+	expect(xdp, "allowed until a moment ago, and denied", &syn, PH_GATE_DENIED);
+	unlist_all();
+	soon = now_ns() + 50000000;
+	list(deny, CLIENT4, 32, soon);
+	expect(xdp, "denied for a moment", &syn, PH_GATE_DENIED);
+	deadline = now_ns() + 5 * SECOND_NS;
+	while (run_shape(xdp, &syn) && now_ns() < deadline)
+		;
+	ktap_ok(now_ns() >= soon && now_ns() < deadline, "%s: it passes once that is over, though it was cached",
+		xdp ? "xdp" : "tc");
+	unlist_all();
+}
+
+/* How many of @count pass. */
+static int passing(bool xdp, const struct shape *shape, int count)
+{
+	int passed = 0;
+
+	for (int i = 0; i < count; i++)
+		passed += run_shape(xdp, shape) == 0;
+	return passed;
+}
+
+/* As if so much time had gone by. */
+static void rewind_source(const char *address, enum ph_gate_budget_kind kind, uint64_t by_ns)
+{
+	struct ph_address key = address_of(address);
+	struct ph_gate_source source;
+
+	if (bpf_map_lookup_elem(fd_of(skel->maps.ph_gate_sources), &key, &source))
+		return;
+	source.due_ns[kind] -= by_ns < source.due_ns[kind] ? by_ns : source.due_ns[kind];
+	bpf_map_update_elem(fd_of(skel->maps.ph_gate_sources), &key, &source, BPF_EXIST);
+}
+
+static void test_budgets(bool xdp)
+{
+	static const struct {
+		const char *name;
+		enum ph_gate_budget_kind kind;
+		struct shape shape;
+		enum ph_gate_reason within, over;
+	} rows[] = {
+		{ "SYNs", PH_GATE_BUDGET_CONNECTIONS, { 0 }, PH_GATE_CONNECTION, PH_GATE_OVER_CONNECTIONS },
+		{ "ClientHellos", PH_GATE_BUDGET_HELLOS, { .flags = ACK, .payload = HELLO }, PH_GATE_HELLO,
+		  PH_GATE_OVER_HELLOS },
+		{ "initiations", PH_GATE_BUDGET_HANDSHAKES, { .protocol = IPPROTO_UDP, .payload = INITIATION },
+		  PH_GATE_HANDSHAKE, PH_GATE_OVER_HANDSHAKES },
+	};
+	const char *way = xdp ? "xdp" : "tc";
+	struct ph_gate_source source = { 0 };
+	struct ph_address key = address_of(CLIENT4);
+	struct shape shape;
+	char name[128];
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		shape = rows[i].shape;
+		set_budget(rows[i].kind, 1, 5);		/* slow: nothing comes back while this runs */
+		forget_sources();
+		ktap_ok(passing(xdp, &shape, 9) == 5, "%s: %s: as many as the burst", way, rows[i].name);
+		snprintf(name, sizeof(name), "%s: over budget", rows[i].name);
+		expect(xdp, name, &shape, rows[i].over);
+		rewind_source(CLIENT4, rows[i].kind, 2 * SECOND_NS);
+		ktap_ok(passing(xdp, &shape, 9) == 2, "%s: %s: two more after two seconds", way, rows[i].name);
+		rewind_source(CLIENT4, rows[i].kind, 3600 * SECOND_NS);
+		ktap_ok(passing(xdp, &shape, 9) == 5, "%s: %s: the burst, and no more, after an hour", way,
+			rows[i].name);
+		shape.from = "198.51.100.8";
+		snprintf(name, sizeof(name), "%s: another source", rows[i].name);
+		expect(xdp, name, &shape, rows[i].within);
+		list(skel->maps.ph_allow, CLIENT4, 32, 0);
+		shape.from = NULL;
+		snprintf(name, sizeof(name), "%s: over budget, and allowed", rows[i].name);
+		expect(xdp, name, &shape, PH_GATE_ALLOWED);
+		unlist_all();
+		set_budget(rows[i].kind, 1000, 5);
+		ktap_ok(!passing(xdp, &shape, 1), "%s: %s: still over, but no deeper in debt than the new burst", way,
+			rows[i].name);
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_gate_sources), &key, &source);
+		ktap_ok(source.due_ns[rows[i].kind] < now_ns() + SECOND_NS / 100 && source.dropped,
+			"%s: %s: the source is known by its drops", way, rows[i].name);
+		set_budget(rows[i].kind, 0, 0);
+		ktap_ok(passing(xdp, &shape, 9) == 9, "%s: %s: without a budget all pass", way, rows[i].name);
+	}
+}
+
+static void test_sources(bool xdp)
+{
+	const char *way = xdp ? "xdp" : "tc";
+	struct shape one = { 0 }, neighbour = { .from = "198.51.100.200" }, six = { TO6 },
+		     near = { TO6, .from = "2001:db8:7::ffff:1" }, far = { TO6, .from = "2001:db8:7:1::7" };
+
+	set_budget(PH_GATE_BUDGET_CONNECTIONS, 1, 3);
+	forget_sources();
+	ktap_ok(passing(xdp, &six, 5) == 3 && !passing(xdp, &near, 1) && passing(xdp, &far, 1),
+		"%s: an IPv6 source is a /64", way);
+	ktap_ok(passing(xdp, &one, 5) == 3 && passing(xdp, &neighbour, 1), "%s: an IPv4 source is a /32", way);
+	config->source4.words[3] = htonl(0xffffff00);
+	forget_sources();
+	ktap_ok(passing(xdp, &one, 5) == 3 && !passing(xdp, &neighbour, 1), "%s: an IPv4 source is a /24, if so set", way);
+	config->source4.words[3] = htonl(0xffffffff);
+	set_budget(PH_GATE_BUDGET_CONNECTIONS, 0, 0);
+	forget_sources();
+}
+
+/* Nothing is out of reach: random bytes, and good frames with some of them changed, never hurt. */
+static void test_noise(bool xdp)
+{
+	uint8_t frame[FRAME_MAX];
+	int wrong = 0;
+
+	srandom(1);
+	for (int i = 0; i < 20000; i++) {
+		size_t len = write_frame(&frames[random() % (sizeof(frames) / sizeof(frames[0]))].shape, frame);
+
+		for (long change = random() % 6; change > 0; change--)
+			frame[random() % len] = random();
+		if (random() % 4 == 0)
+			len = SHORTEST + random() % (len > SHORTEST ? len - SHORTEST : 1);
+		wrong += run_frame(xdp, frame, len < SHORTEST ? SHORTEST : len) < 0;
+	}
+	ktap_ok(!wrong, "%s: 20,000 frames with bytes changed: each passes or is dropped", xdp ? "xdp" : "tc");
+}
+
+/* For people: what a packet costs, the least of some runs. */
+static void tell_cost(bool xdp, const char *what, const struct shape *shape)
+{
+	uint8_t frame[FRAME_MAX];
+	size_t len = write_frame(shape, frame);
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = (__u32)len, .repeat = 10000);
+	uint32_t least = UINT32_MAX;
+
+	for (int i = 0; i < 30; i++) {
+		if (bpf_prog_test_run_opts(bpf_program__fd(xdp ? skel->progs.gate_xdp : skel->progs.gate_tc), &opts))
+			return;
+		least = opts.duration < least ? opts.duration : least;
+	}
+	printf("# %s: %s: %u ns\n", xdp ? "xdp" : "tc", what, least);
+}
+
+static void tell_costs(bool xdp)
+{
+	const struct shape data = { .flags = ACK | PSH, .payload = DATA }, syn = { 0 }, other = { .to_port = 22 };
+
+	tell_cost(xdp, "ARP", &(struct shape){ .ethertype = 0x0806 });
+	tell_cost(xdp, "data", &data);
+	tell_cost(xdp, "data, IPv6", &(struct shape){ TO6, .flags = ACK | PSH, .payload = DATA });
+	tell_cost(xdp, "not ours", &other);
+	set_budget(PH_GATE_BUDGET_CONNECTIONS, 10000000, 10000000);
+	tell_cost(xdp, "a SYN", &syn);
+	set_budget(PH_GATE_BUDGET_CONNECTIONS, 0, 0);
+	list(skel->maps.ph_deny, "203.0.113.0", 24, 0);
+	tell_cost(xdp, "data, with a deny list", &data);
+	unlist_all();
+	forget_sources();
+}
+
+int main(void)
+{
+	ktap_header();
+	skel = ph_gate_bpf__open_and_load();
+	if (!ktap_ok(skel != NULL, "the programs load"))
+		return ktap_end();
+	config = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd_of(skel->maps.ph_gate), 0);
+	if (!ktap_ok(config != MAP_FAILED, "the configuration is mapped"))
+		return ktap_end();
+	set_world();
+	for (int xdp = 1; xdp >= 0; xdp--) {
+		test_frames(xdp);
+		test_lists(xdp);
+		test_budgets(xdp);
+		test_sources(xdp);
+		test_noise(xdp);
+		tell_costs(xdp);
+	}
+	ph_gate_bpf__destroy(skel);
+	return ktap_end();
+}
