@@ -19,7 +19,7 @@
 #include "ktap.h"
 #include "maps.h"
 
-#define WRITES 10000000
+#define WRITES 500000			/* each with a few system calls */
 
 static char top[] = "/tmp/phala-test-maps.XXXXXX", dir[64];
 static char error[512];
