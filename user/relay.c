@@ -125,14 +125,19 @@ static void pass_fin(struct ph_stream *flow, const struct ph_stream *other, cons
 		shutdown(sink->fd, SHUT_WR);
 }
 
+/*
+ * @broken: writing to the source has failed. What it had sent is passed on all the same; but a socket tells its error
+ * once, and what then looks like the end of the stream is none.
+ */
 static enum pump_result run_flow(struct ph_stream *flow, const struct ph_stream *other, struct ph_end *source,
-				 struct ph_end *sink, struct ph_relay_means *means, __u64 *bytes)
+				 struct ph_end *sink, bool broken, struct ph_relay_means *means, __u64 *bytes)
 {
 	enum pump_result result = pump(flow, source, sink, means, bytes);
 
 	if (!flow->in_pipe)
 		ph_pipes_give(&means->pipes, &flow->pipe);
-	pass_fin(flow, other, sink);
+	if (!broken)
+		pass_fin(flow, other, sink);
 	return result;
 }
 
@@ -142,8 +147,10 @@ enum ph_progress ph_relay_run(struct ph_relay *relay, struct ph_end *client, str
 	struct ph_worker *stats = means->stats;
 	enum pump_result to_cvm, to_client;
 
-	to_cvm = run_flow(&relay->to_cvm, &relay->to_client, client, cvm, means, &stats->bytes_from_clients);
-	to_client = run_flow(&relay->to_client, &relay->to_cvm, cvm, client, means, &stats->bytes_from_cvms);
+	to_cvm = run_flow(&relay->to_cvm, &relay->to_client, client, cvm, false, means,
+			  &stats->bytes_from_clients);
+	to_client = run_flow(&relay->to_client, &relay->to_cvm, cvm, client, to_cvm == PUMP_SINK_FAILED, means,
+			     &stats->bytes_from_cvms);
 
 	*ret_reason = PH_REASON_CLOSED;
 	if (relay->to_cvm.finished && relay->to_client.finished)

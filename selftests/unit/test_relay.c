@@ -308,6 +308,27 @@ static void test_reset_against_the_stream(void)
 	tear_down(&lab);
 }
 
+/* Writing to it tells that it is reset, and reading then looks like an end: the client must not take it for one. */
+static void test_reset_while_writing(void)
+{
+	struct peer client, cvm;
+	struct lab lab;
+	bool done;
+
+	set_up(&lab);
+	client = peer(0, lab.client, BYTES, false);
+	cvm = peer(1, lab.cvm, 0, false);
+	run_once(&lab);
+	act(&client);
+	reset(&lab.cvm);
+	cvm.fd = -1;
+	done = run(&lab, &client, &cvm, is_over);
+	act(&client);
+	ktap_ok(done && lab.reason == PH_REASON_CVM_RESET && !client.got_fin,
+		"reset: by a CVM that the client is sending to, which is no FIN to the client");
+	tear_down(&lab);
+}
+
 /* Sends until nothing has moved for a while. Return: how much. */
 static size_t send_until_blocked(struct lab *lab, struct peer *client)
 {
@@ -463,6 +484,7 @@ int main(void)
 	test_reset(true);
 	test_reset(false);
 	test_reset_against_the_stream();
+	test_reset_while_writing();
 	test_stopped_reader();
 	test_pipes();
 	test_spare_pipes_bounded();
