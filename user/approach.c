@@ -5,6 +5,7 @@
 #include "approach.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -157,6 +158,45 @@ static void ask_advanced(struct ph_connection *connection)
 
 /* HELLO. */
 
+/* The app that the route leads to. Return: false when it is no more. */
+static bool app_of(const struct ph_maps *maps, const struct ph_route *route, char ret_app_id[PH_ID_SIZE])
+{
+	const struct ph_ref *ref = &route->id.refs[0];
+
+	if (route->id.kind == PH_ID_APP) {
+		memcpy(ret_app_id, route->name.id, PH_ID_SIZE);
+		return true;
+	}
+	if (ref->slot >= PH_INSTANCES_MAX)
+		return false;
+	memcpy(ret_app_id, maps->instances[ref->slot].app_id, PH_ID_SIZE);
+	return __atomic_load_n(&maps->instances[ref->slot].generation, __ATOMIC_ACQUIRE) == ref->generation;
+}
+
+/* Counts it, for the limits of app and client. Return: PH_REASON_COUNT, or why it is refused. */
+static enum ph_reason admit(struct ph_connection *connection)
+{
+	const struct ph_route *route = &connection->approach->route;
+	struct ph_connections *set = connection->set;
+	char app_id[PH_ID_SIZE] __attribute__((aligned(8)));
+	int err;
+
+	connection->idle_ms = route->id.idle_ms ? route->id.idle_ms : set->config->idle_timeout_ms;
+	if (!app_of(set->maps, route, app_id))
+		return PH_REASON_NO_HEALTHY;
+	err = ph_tally_app(&set->tally, app_id, ph_app_limit(&route->id, set->maps->gateway->app_limit),
+			   &connection->app_entry);
+	if (err)
+		return err == -EDQUOT ? PH_REASON_APP_LIMIT : PH_REASON_NO_MEMORY;
+	if (!set->config->flows_per_source)
+		return PH_REASON_COUNT;
+	err = ph_tally_source(&set->tally, &connection->client_address, set->config->flows_per_source,
+			      &connection->source_entry);
+	if (err)
+		return err == -EDQUOT ? PH_REASON_SOURCE_LIMIT : PH_REASON_NO_MEMORY;
+	return PH_REASON_COUNT;
+}
+
 static void route(struct ph_connection *connection)
 {
 	struct ph_connections *set = connection->set;
@@ -167,6 +207,8 @@ static void route(struct ph_connection *connection)
 			       &approach->route);
 	if (reason == PH_REASON_COUNT && approach->route.domain >= set->config->domain_count)
 		reason = PH_REASON_OTHER_DOMAIN;
+	if (reason == PH_REASON_COUNT)
+		reason = admit(connection);
 	if (reason == PH_REASON_COUNT)
 		dial(connection);
 	else
