@@ -43,6 +43,15 @@ static __always_inline void count(enum ph_reason reason)
 		++*counter;
 }
 
+/* Leaves word for the worker that will have the client. */
+__separate int note_decline(__u32 client, __u32 client_port_be16, __u32 reason)
+{
+	const struct ph_decline_key key = { .client = client, .client_port = client_port_be16 };
+	const struct ph_decline decline = { .now_ns = bpf_ktime_get_boot_ns(), .reason = reason };
+
+	return bpf_map_update_elem(&ph_declines, &key, &decline, BPF_ANY);
+}
+
 static __always_inline struct ph_steer *steer_config(void)
 {
 	__u32 zero = 0;
@@ -400,6 +409,7 @@ static __always_inline void flow_rest(struct ph_flow *flow, enum ph_flow_state s
 static __always_inline void flow_decline(struct ph_flow *flow, enum ph_reason reason)
 {
 	flow_drop_hello(flow);
+	note_decline(flow->splice.key.client, flow->splice.key.client_port, reason);
 	flow_rest(flow, PH_FLOW_DECLINED, reason);
 	flow_event(flow, PH_EVENT_DECLINE, reason);
 }

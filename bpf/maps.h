@@ -135,6 +135,13 @@ struct {
 } ph_relayed SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PH_DECLINES_MAX);
+	__type(key, struct ph_decline_key);
+	__type(value, struct ph_decline);
+} ph_declines SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, PH_REASONS_MAX);
 	__type(key, __u32);

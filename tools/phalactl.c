@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <libgen.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,13 +148,14 @@ static const struct verb {
 	  "\n"
 	  "  phalactl route shop-8080.example.com\n" },
 	{ "flow", "list", ph_ctl_flow_list, NULL, 0, BIT(OPTION_APP) | BIT(OPTION_INSTANCE) | BIT(OPTION_NUMBER),
-	  "[--app APP] [--instance INSTANCE] [--count N]", "connections that the kernel path carries",
-	  "Reads the pinned maps: works whether phalad runs or not. One line a flow, the oldest first: FLOW is what\n"
-	  "`flow show` and `flow kill` take, IDLE the time since the last packet either way. A flow that is over\n"
-	  "stays for some seconds, and REASON is why it ended; one whose PATH is relay was left to a worker, and\n"
-	  "REASON is why. Of the connections that workers carry only the number is told.\n" },
+	  "[--app APP] [--instance INSTANCE] [--count N]", "connections: the kernel path's, then the workers'",
+	  "Reads the pinned maps and the workers' ledgers: works whether phalad runs or not. One line a flow, the\n"
+	  "oldest first: FLOW is what `flow show` and `flow kill` take, IDLE the time since the last packet either way.\n"
+	  "A flow that is over stays for some seconds, and REASON is why it ended; one that is declined was left to a\n"
+	  "worker, and REASON is why. What workers carry has no FLOW, and PATH relay: REASON is why it is not the\n"
+	  "kernel's. A worker shows the first 16,384 of its connections.\n" },
 	{ "flow", "show", ph_ctl_flow_show, "FLOW", 0, 0,
-	  "SLOT[.GENERATION] | CLIENT:PORT", "all about one flow: options, sequence numbers, timestamps",
+	  "SLOT[.GENERATION] | CLIENT:PORT", "all about one flow, or a client's relayed connection",
 	  "Sequence numbers are as the client knows them; `plus` is what they, and timestamps, grow by on the way.\n"
 	  "\n"
 	  "  phalactl flow show 192.0.2.2:40000\n" },
@@ -393,6 +395,10 @@ static int resolve(struct ph_ctl *ctl, const char *const values[OPTION_COUNT])
 	if (len < PATH_MAX)
 		len = snprintf(ctl->state_dir, sizeof(ctl->state_dir), "%s", config ? config->state_dir : STATE_DIR);
 	ph_config_free(config);
+	if (len < PATH_MAX) {
+		strcpy(ctl->run_dir, ctl->socket_path);
+		dirname(ctl->run_dir);
+	}
 	return len < PATH_MAX ? PH_CTL_DONE : ph_ctl_fail("a path of %d characters is too long", len);
 }
 

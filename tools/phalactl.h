@@ -30,6 +30,7 @@ struct ph_ctl {
 	char bpf_dir[PATH_MAX];			/* where the maps are pinned */
 	char state_dir[PATH_MAX];		/* where the gate's lists are */
 	const char *object;			/* of the verb */
+	char run_dir[PATH_MAX];			/* of the socket; workers' ledgers are beside it */
 	bool json;
 	const char *app, *instance;		/* the verb's own options; NULL when not given */
 	const char *public_key, *endpoint;
@@ -103,6 +104,9 @@ bool ph_ctl_slot(const struct ph_maps *maps, uint32_t slot, struct ph_instance *
 /* An instance as a document: ids, address, state, health. @id: the id it is asked for by, zero padded. */
 struct ph_json *ph_ctl_instance_json(const struct ph_maps *maps, const struct ph_ref *ref,
 				     const struct ph_instance *instance, const char *id);
+
+/* A word for an enum ph_mode. */
+const char *ph_ctl_mode(uint8_t mode);
 
 /* What steer counted for an instance, the non-zero ones as {word: count}. */
 struct ph_json *ph_ctl_load_reasons(const struct ph_load *load);

@@ -298,6 +298,30 @@ static const struct ph_column source_columns[] = {
 	{ 0 },
 };
 
+static int decline_row(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg)
+{
+	char text[PH_CTL_ENDPOINT_SIZE];
+	struct ph_json *row = ph_json_object();
+
+	ph_json_set_string(row, "client", ph_ctl_endpoint(text, key->client, key->client_port));
+	ph_json_set_string(row, "reason", ph_ctl_reason_word(decline->reason));
+	ph_json_set_real(row, "age_s", ph_ctl_age_s(ph_ctl_boot_now_ns(), decline->now_ns));
+	ph_rows_add(arg, row);
+	return 0;
+}
+
+static int decline_rows(struct ph_rows *rows)
+{
+	return ph_maps_each_decline(rows->maps, decline_row, rows);
+}
+
+static const struct ph_column decline_columns[] = {
+	{ "client", "CLIENT", PH_CELL_TEXT },
+	{ "reason", "REASON", PH_CELL_TEXT },
+	{ "age_s", "WHEN", PH_CELL_AGE },
+	{ 0 },
+};
+
 static int reason_rows(struct ph_rows *rows)
 {
 	__u64 counters[PH_REASONS_MAX];
@@ -446,6 +470,7 @@ const struct ph_map_row ph_kernel_maps[] = {
 	{ "sources", source_rows, source_columns, NULL, "flows of each client, if there is a limit", ABSENT },
 	{ "source_locks", lock_rows, NULL, print_locks, "locks of those", ABSENT },
 	{ "relayed", relayed_rows, relayed_columns, NULL, "what workers carry, by what has a limit", ABSENT },
+	{ "declines", decline_rows, decline_columns, NULL, "why clients were left to workers, the last ones", ABSENT },
 	{ "reasons", reason_rows, reason_columns, NULL, "the kernel path's counters", ABSENT },
 	{ "events", NULL, NULL, NULL, "what `flow watch` reads", ABSENT },
 };

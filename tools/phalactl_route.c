@@ -120,20 +120,6 @@ static void judge(const struct ph_maps *maps, const char *name, struct verdict *
 		verdict->text = ph_ctl_reasons[verdict->reason].text;
 }
 
-static const char *mode_word(uint8_t mode)
-{
-	switch (mode) {
-	case PH_MODE_STANDARD:
-		return "standard";
-	case PH_MODE_PASSTHROUGH:
-		return "passthrough";
-	case PH_MODE_GRPC:
-		return "grpc";
-	default:
-		return "unknown";
-	}
-}
-
 static const char *mode_text(uint8_t mode)
 {
 	switch (mode) {
@@ -158,7 +144,7 @@ static struct ph_json *parsed_json(const struct verdict *verdict, const char *sh
 	parsed = ph_json_object();
 	ph_json_set_string(parsed, "id", name->id);
 	ph_json_set_number(parsed, "port", name->port);
-	ph_json_set_string(parsed, "mode", mode_word(name->mode));
+	ph_json_set_string(parsed, "mode", ph_ctl_mode(name->mode));
 	ph_json_set_string(parsed, "mode_text", mode_text(name->mode));
 	ph_json_set_string(parsed, "base_domain", strlen(shown) > name->base ? shown + name->base : "");
 	return parsed;

@@ -175,6 +175,20 @@ struct ph_json *ph_ctl_instance_json(const struct ph_maps *maps, const struct ph
 	return row;
 }
 
+const char *ph_ctl_mode(uint8_t mode)
+{
+	switch (mode) {
+	case PH_MODE_STANDARD:
+		return "standard";
+	case PH_MODE_PASSTHROUGH:
+		return "passthrough";
+	case PH_MODE_GRPC:
+		return "grpc";
+	default:
+		return "unknown";
+	}
+}
+
 struct ph_json *ph_ctl_load_reasons(const struct ph_load *load)
 {
 	static const enum ph_reason reasons[PH_LOAD_REASON_COUNT] = {

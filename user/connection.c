@@ -46,6 +46,22 @@ static void drop_approach(struct ph_connection *connection)
 	connection->approach = NULL;
 }
 
+void ph_connection_set_state(struct ph_connection *connection, enum ph_connection_state state)
+{
+	static const uint8_t told[] = {
+		[PH_CONNECTION_HELLO] = PH_LEDGER_HELLO,	 [PH_CONNECTION_DIAL] = PH_LEDGER_DIALING,
+		[PH_CONNECTION_ASK] = PH_LEDGER_DIALING,	 [PH_CONNECTION_HANDSHAKE] = PH_LEDGER_HANDSHAKE,
+		[PH_CONNECTION_RELAY] = PH_LEDGER_RELAYING,	 [PH_CONNECTION_EXCHANGE] = PH_LEDGER_RELAYING,
+		[PH_CONNECTION_LINGER] = PH_LEDGER_REFUSED,	 [PH_CONNECTION_ENDED] = PH_LEDGER_REFUSED,
+	};
+
+	connection->state = state;
+	if (!connection->row)
+		return;
+	connection->row->state = told[state];
+	connection->row->instance = connection->cvm.fd >= 0 ? connection->ref : (struct ph_ref){ 0 };
+}
+
 /* Against limits: one that is refused does not count any more. */
 static void drop_entries(struct ph_connection *connection)
 {
@@ -73,6 +89,8 @@ static void finish(struct ph_connection *connection, bool reset)
 	ph_connection_drop_cvm(connection, reset);
 	close_end(&connection->client, reset);
 	connection->state = PH_CONNECTION_ENDED;
+	ph_ledger_give_back(set->ledger, connection->row);
+	connection->row = NULL;
 	ph_list_remove(&connection->link);
 	ph_list_append(&set->ended, &connection->link);
 	set->count--;
@@ -128,7 +146,7 @@ void ph_connection_linger(struct ph_connection *connection)
 	connection->session = NULL;
 	shutdown(connection->client.fd, SHUT_WR);
 	connection->lingered_bytes = 0;
-	connection->state = PH_CONNECTION_LINGER;
+	ph_connection_set_state(connection, PH_CONNECTION_LINGER);
 	ph_timer_arm(set->events, &set->linger, &connection->timer);
 	if (!discard(connection))
 		finish(connection, false);
@@ -161,6 +179,7 @@ static void move(struct ph_connection *connection)
 	struct ph_connections *set = connection->set;
 	enum ph_reason reason = PH_REASON_CLOSED;
 	enum ph_progress progress;
+	uint64_t from_clients = set->stats->bytes_from_clients, from_cvms = set->stats->bytes_from_cvms;
 
 	if (connection->state == PH_CONNECTION_RELAY)
 		progress = ph_relay_run(&connection->relay, &connection->client, &connection->cvm, &set->means,
@@ -168,6 +187,11 @@ static void move(struct ph_connection *connection)
 	else
 		progress = ph_exchange_run(&connection->exchange, &connection->client, &connection->cvm, &set->means,
 					   &reason);
+	if (connection->row) {
+		connection->row->bytes_from_client += set->stats->bytes_from_clients - from_clients;
+		connection->row->bytes_from_cvm += set->stats->bytes_from_cvms - from_cvms;
+		connection->row->moved_ns = set->events->now_ns;
+	}
 	switch (progress) {
 	case PH_PROGRESS_OVER:
 		ph_connection_end(connection, reason);
@@ -192,7 +216,7 @@ void ph_connection_begin_moving(struct ph_connection *connection, enum ph_connec
 	struct ph_connections *set = connection->set;
 
 	drop_approach(connection);
-	connection->state = state;
+	ph_connection_set_state(connection, state);
 	if (state == PH_CONNECTION_RELAY) {
 		ph_relay_init(&connection->relay);
 	} else {
@@ -318,6 +342,8 @@ void ph_connection_open(struct ph_connections *set, int fd, const struct sockadd
 	connection->client.fd = fd;
 	connection->cvm.fd = -1;
 	note_client(connection, client);
+	connection->row = ph_ledger_take(set->ledger, &connection->client_address, connection->client_port,
+					 set->events->now_ns);
 	connection->client_source.handle = client_happened;
 	connection->cvm_source.handle = cvm_happened;
 	ph_list_init(&connection->instance_link);

@@ -48,6 +48,7 @@ struct ph_connection {
 	uint16_t client_port;
 	uint32_t idle_ms;			/* the app's time-out, or the gateway's */
 	uint64_t moved_ms;			/* when a byte went last */
+	struct ph_ledger_row *row;		/* what phalactl is told of it; NULL when there was none left */
 	struct ph_tally_entry *app_entry, *source_entry;	/* where it is counted */
 	enum ph_connection_state state;
 	bool watched;				/* the client's socket is in the epoll set */
@@ -84,6 +85,9 @@ bool ph_connection_watch_client(struct ph_connection *connection);
 
 /* @reset: with a RST, so that the CVM knows that nothing it heard was complete. */
 void ph_connection_drop_cvm(struct ph_connection *connection, bool reset);
+
+/* From one state before RELAY and EXCHANGE to another. */
+void ph_connection_set_state(struct ph_connection *connection, enum ph_connection_state state);
 
 /* With an alert, if @reason has one and the client speaks TLS. */
 void ph_connection_refuse(struct ph_connection *connection, enum ph_reason reason);

@@ -49,6 +49,8 @@ void ph_connections_close(struct ph_connections *set)
 	set->means.scratch = NULL;
 	for (uint32_t i = 0; i < PH_DOMAINS_MAX; i++)
 		ph_tls_free(set->tls[i]);
+	ph_ledger_free(set->ledger);
+	set->ledger = NULL;
 }
 
 void ph_connections_reap(struct ph_connections *set)

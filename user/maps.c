@@ -2,6 +2,7 @@
 /*
  * maps - creating, pinning, adopting, reading and writing the maps of phala/abi.h.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -116,6 +117,7 @@ void ph_maps_free(struct ph_maps *maps)
 	close_fd(maps->sources_fd);
 	close_fd(maps->relayed_fd);
 	close_fd(maps->guard_fd);
+	close_fd(maps->declines_fd);
 	free(maps);
 }
 
@@ -124,7 +126,7 @@ static struct ph_maps *maps_alloc(void)
 	struct ph_maps *maps = calloc(1, sizeof(*maps));
 
 	if (maps)
-		maps->ids_fd = maps->domains_fd = maps->sources_fd = maps->relayed_fd = maps->guard_fd = -1;
+		maps->ids_fd = maps->domains_fd = maps->sources_fd = maps->relayed_fd = maps->declines_fd = maps->guard_fd = -1;
 	return maps;
 }
 
@@ -368,9 +370,10 @@ int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size
 	maps->guard_fd = fcntl(bpf_map__fd(skel->maps.ph_guard_cvms), F_DUPFD_CLOEXEC, 3);
 	maps->sources_fd = fcntl(bpf_map__fd(skel->maps.ph_sources), F_DUPFD_CLOEXEC, 3);
 	maps->relayed_fd = fcntl(bpf_map__fd(skel->maps.ph_relayed), F_DUPFD_CLOEXEC, 3);
+	maps->declines_fd = fcntl(bpf_map__fd(skel->maps.ph_declines), F_DUPFD_CLOEXEC, 3);
 	if (!maps->gateway || !maps->instances || !maps->workers || !maps->loads || maps->ids_fd < 0 ||
 	    maps->domains_fd < 0 || maps->sources_fd < 0 || maps->relayed_fd < 0 ||
-	    maps->guard_fd < 0) {
+	    maps->declines_fd < 0 || maps->guard_fd < 0) {
 		err = fail(-errno, error, error_size, "mapping the maps in %s: %s", dir, strerror(errno));
 		goto out;
 	}
@@ -480,6 +483,8 @@ int ph_maps_open(const char *dir, int worker, struct ph_maps **ret_maps, char *e
 		err = open_hash(dir, "ph_sources", false, &maps->sources_fd);
 	if (!err)
 		err = open_hash(dir, "ph_relayed", worker >= 0, &maps->relayed_fd);
+	if (!err)
+		err = open_hash(dir, "ph_declines", false, &maps->declines_fd);
 	if (err) {
 		ph_maps_free(maps);
 		return fail(err, error, error_size, "opening the maps in %s: %s", dir, strerror(-err));
@@ -599,16 +604,32 @@ int ph_maps_each_domain(const struct ph_maps *maps,
 	return more == -ENOENT || !more ? 0 : more;
 }
 
-uint32_t ph_maps_source_flows(const struct ph_maps *maps, const char address[PH_ID_SIZE])
+/* Return: false for an address that is IPv6. */
+static bool v4_of(const char address[16], __be32 *ret_client)
 {
 	static const char mapped[12] = { [10] = (char)0xff, [11] = (char)0xff };	/* RFC 4291, section 2.5.5.2 */
+
+	memcpy(ret_client, address + sizeof(mapped), sizeof(*ret_client));
+	return !memcmp(address, mapped, sizeof(mapped));
+}
+
+uint32_t ph_maps_source_flows(const struct ph_maps *maps, const char address[16])
+{
 	__u32 flows = 0;
 	__be32 client;
 
-	memcpy(&client, address + sizeof(mapped), sizeof(client));
-	if (memcmp(address, mapped, sizeof(mapped)) || bpf_map_lookup_elem(maps->sources_fd, &client, &flows))
+	return v4_of(address, &client) && !bpf_map_lookup_elem(maps->sources_fd, &client, &flows) ? flows : 0;
+}
+
+uint32_t ph_maps_decline(const struct ph_maps *maps, const char address[16], uint16_t port, uint64_t boot_now_ns)
+{
+	struct ph_decline_key key = { .client_port = htons(port) };
+	struct ph_decline decline;
+
+	if (!v4_of(address, &key.client) || bpf_map_lookup_elem(maps->declines_fd, &key, &decline) ||
+	    decline.now_ns + PH_DECLINE_FRESH_MS * 1000000ULL < boot_now_ns || decline.reason >= PH_REASON_COUNT)
 		return 0;
-	return flows;
+	return decline.reason;
 }
 
 uint64_t ph_maps_app_flows(const struct ph_maps *maps, const struct ph_id *app)
@@ -649,11 +670,12 @@ int ph_maps_set_relayed(const struct ph_maps *maps, const struct ph_relayed_key 
 		     : bpf_map_delete_elem(maps->relayed_fd, key);
 }
 
-/* As ph_maps_each_id(), of a map whose values are numbers. */
-static int each_number(int fd, size_t key_size, int (*visit)(const void *key, uint32_t value, void *arg), void *arg)
+/* As ph_maps_each_id(), whatever is in it. */
+static int each(int fd, size_t key_size, size_t value_size,
+		int (*visit)(const void *key, const void *value, void *arg), void *arg)
 {
-	char *keys = calloc(WALK_BATCH, key_size);
-	__u32 *values = calloc(WALK_BATCH, sizeof(*values)), from = 0, to = 0, count;
+	char *keys = calloc(WALK_BATCH, key_size), *values = calloc(WALK_BATCH, value_size);
+	__u32 from = 0, to = 0, count;
 	int err = keys && values ? 0 : -ENOMEM, last = 0;
 	bool first = true;
 
@@ -663,7 +685,7 @@ static int each_number(int fd, size_t key_size, int (*visit)(const void *key, ui
 		if (last && last != -ENOENT)
 			err = last;
 		for (__u32 i = 0; i < count && !err; i++)
-			err = visit(keys + i * key_size, values[i], arg);
+			err = visit(keys + i * key_size, values + i * value_size, arg);
 		from = to;
 		first = false;
 	}
@@ -677,11 +699,11 @@ struct visit_relayed {
 	void *arg;
 };
 
-static int visit_relayed(const void *key, uint32_t value, void *arg)
+static int visit_relayed(const void *key, const void *value, void *arg)
 {
 	const struct visit_relayed *to = arg;
 
-	return to->visit(key, value, to->arg);
+	return to->visit(key, *(const __u32 *)value, to->arg);
 }
 
 int ph_maps_each_relayed(const struct ph_maps *maps,
@@ -689,7 +711,7 @@ int ph_maps_each_relayed(const struct ph_maps *maps,
 {
 	struct visit_relayed to = { visit, arg };
 
-	return each_number(maps->relayed_fd, sizeof(struct ph_relayed_key), visit_relayed, &to);
+	return each(maps->relayed_fd, sizeof(struct ph_relayed_key), sizeof(__u32), visit_relayed, &to);
 }
 
 struct visit_source {
@@ -697,20 +719,39 @@ struct visit_source {
 	void *arg;
 };
 
-static int visit_source(const void *key, uint32_t value, void *arg)
+static int visit_source(const void *key, const void *value, void *arg)
 {
 	const struct visit_source *to = arg;
-	__be32 client;
 
-	memcpy(&client, key, sizeof(client));
-	return to->visit(client, value, to->arg);
+	return to->visit(*(const __be32 *)key, *(const __u32 *)value, to->arg);
 }
 
 int ph_maps_each_source(const struct ph_maps *maps, int (*visit)(__be32 client, uint32_t flows, void *arg), void *arg)
 {
 	struct visit_source to = { visit, arg };
 
-	return each_number(maps->sources_fd, sizeof(__be32), visit_source, &to);
+	return each(maps->sources_fd, sizeof(__be32), sizeof(__u32), visit_source, &to);
+}
+
+struct visit_decline {
+	int (*visit)(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg);
+	void *arg;
+};
+
+static int visit_decline(const void *key, const void *value, void *arg)
+{
+	const struct visit_decline *to = arg;
+
+	return to->visit(key, value, to->arg);
+}
+
+int ph_maps_each_decline(const struct ph_maps *maps,
+			 int (*visit)(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg),
+			 void *arg)
+{
+	struct visit_decline to = { visit, arg };
+
+	return each(maps->declines_fd, sizeof(struct ph_decline_key), sizeof(struct ph_decline), visit_decline, &to);
 }
 
 struct forgetting {

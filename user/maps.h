@@ -27,6 +27,7 @@ struct ph_maps {
 	int guard_fd;				/* ph_guard_cvms; -1 unless opened by ph_maps_create() */
 	int sources_fd;
 	int relayed_fd;				/* writable for a worker */
+	int declines_fd;
 };
 
 /**
@@ -77,7 +78,9 @@ int ph_maps_find_id(const struct ph_maps *maps, const char *id, struct ph_id *re
 int ph_maps_find_domain(const struct ph_maps *maps, const char *name, uint32_t *ret_index);
 
 /* Connections that steer carries for a client. @address: as in struct ph_relayed_key; IPv6 ones have none. */
-uint32_t ph_maps_source_flows(const struct ph_maps *maps, const char address[PH_ID_SIZE]);
+uint32_t ph_maps_source_flows(const struct ph_maps *maps, const char address[16]);
+/* Why steer left a client alone, a moment ago. @address: as above. Return: an enum ph_reason, or 0 when it said nothing. */
+uint32_t ph_maps_decline(const struct ph_maps *maps, const char address[16], uint16_t port, uint64_t boot_now_ns);
 /* Flows of the kernel path to an app. */
 uint64_t ph_maps_app_flows(const struct ph_maps *maps, const struct ph_id *app);
 
@@ -90,6 +93,9 @@ int ph_maps_set_relayed(const struct ph_maps *maps, const struct ph_relayed_key 
 /* Takes away what a worker of this index, and those that there are no more, left behind. Return: 0 or -errno. */
 int ph_maps_forget_relayed(const struct ph_maps *maps, uint32_t worker);
 int ph_maps_each_source(const struct ph_maps *maps, int (*visit)(__be32 client, uint32_t flows, void *arg), void *arg);
+int ph_maps_each_decline(const struct ph_maps *maps,
+			 int (*visit)(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg),
+			 void *arg);
 int ph_maps_each_relayed(const struct ph_maps *maps,
 			 int (*visit)(const struct ph_relayed_key *key, uint32_t count, void *arg), void *arg);
 

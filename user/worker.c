@@ -398,6 +398,9 @@ static int start(struct worker *worker)
 		ph_log(PH_LOG_ERROR, "%s", strerror(-err));
 		return err;
 	}
+	err = ph_ledger_new(worker->config->run_dir, args->index, &worker->connections.ledger);
+	if (err)
+		ph_log(PH_LOG_WARNING, "%s: no list of connections: %s", worker->config->run_dir, strerror(-err));
 	err = open_certificates(worker);
 	if (!err)
 		err = open_signals(worker);

@@ -22,6 +22,7 @@
  *   ph_sources   hash             __be32 client __u32 flows        steer        steer, workers, phalactl
  *   ph_source_locks array         any           __u32              steer        steer
  *   ph_relayed   hash             ph_relayed_key __u32 connections workers      steer, workers, phalactl
+ *   ph_declines  LRU hash         ph_decline_key struct ph_decline steer      workers, phalactl
  *   ph_reasons   array, per CPU   enum ph_reason __u64             steer        phalactl
  *   ph_events    ring buffer                    struct ph_event    steer        phalactl
  *   ph_guard     array, per CPU   enum ph_guard_reason __u64       guard, steer all
@@ -304,6 +305,19 @@ struct ph_relayed_key {
 	char id[PH_ID_SIZE];		/* app-id, or 16 bytes of IPv6 address (IPv4: mapped), zero padded */
 };
 
+/* Why steer left a client's connection to a worker: for the worker to tell, the last ones only. */
+struct ph_decline_key {
+	__be32 client;
+	__be16 client_port;
+	__be16 zero;
+};
+
+struct ph_decline {
+	__u64 now_ns;			/* CLOCK_BOOTTIME */
+	__u32 reason;			/* enum ph_reason */
+	__u32 zero;
+};
+
 enum ph_event_kind {
 	PH_EVENT_BEGIN = 1,
 	PH_EVENT_END = 2,
@@ -406,6 +420,8 @@ PH_ABI_AT(ph_flow, idle_ms, 252);
 PH_ABI_SIZE(ph_sweep, 32);
 PH_ABI_SIZE(ph_load, 48 + 8 * PH_LOAD_REASONS_MAX);
 PH_ABI_SIZE(ph_relayed_key, 72);
+PH_ABI_SIZE(ph_decline_key, 8);
+PH_ABI_SIZE(ph_decline, 16);
 PH_ABI_SIZE(ph_event, 88);
 PH_ABI_SIZE(ph_guard_cvm, 24 + 16 * PH_GUARD_MAX);
 PH_ABI_AT(ph_guard_cvm, drops, 24);

@@ -56,6 +56,8 @@
 #define PH_FLOW_PORTS 32768		/* slots per source address: ports 32768-65535 */
 #define PH_SOURCE_LOCKS 1024		/* a power of two: clients that are counted at one time on different CPUs */
 #define PH_RELAYED_MAX 262144		/* apps and clients of all workers that are counted for limits */
+#define PH_DECLINES_MAX 16384		/* clients of which it is known why steer left them to a worker, the last ones */
+#define PH_DECLINE_FRESH_MS 30000	/* how long that is believed to be about the same connection */
 #define PH_HELLOS_MAX 4096		/* hellos that are being collected or whose SYN is out, at one time */
 #define PH_HELLO_PIECES 8		/* gaps that may be open in one of them, and one more */
 #define PH_HELLO_PACKETS_MAX 24		/* packets of one hello, repeated ones counted, before it is left to a worker */

@@ -85,7 +85,10 @@
 	X(ICMP_PASSED, "icmp-passed", "an ICMP error about a spliced flow, translated")                      \
 	/* limits, where a worker sees them; steer's is declined-limit */                                     \
 	X(APP_LIMIT, "app-limit", "refused: the app has as many connections as it may have")                 \
-	X(SOURCE_LIMIT, "source-limit", "refused: the client has as many connections as it may have")
+	X(SOURCE_LIMIT, "source-limit", "refused: the client has as many connections as it may have")          \
+	/* why a worker carries what could have been the kernel's: told of connections, not counted */        \
+	X(NO_NIC, "no-nic", "no Nic is configured: everything is relayed")                                   \
+	X(POSTGRES, "postgres", "PostgreSQL asks for TLS before its ClientHello: relayed")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,

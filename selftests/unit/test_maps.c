@@ -262,6 +262,9 @@ static void test_counted(void)
 	key.worker = 0;
 	ktap_ok(!ph_maps_set_relayed(worker, &key, 0) && !ph_maps_relayed(reader, &key), "none left: no element");
 
+	ktap_ok(!ph_maps_decline(reader, (char[16]){ [10] = -1, [11] = -1, 192, 0, 2, 2 }, 4000, 1),
+		"steer declined nobody");
+
 	ph_maps_set_instance(maps, 3, &instance);
 	maps->loads[3].active = 11;
 	instance.handshake_ns = 5;
