@@ -78,9 +78,15 @@ __separate int to_worker(struct __sk_buff *skb, struct packet *p, __u32 hello)
 	return TC_ACT_UNSPEC;
 }
 
-static __always_inline int decline(struct __sk_buff *skb, struct packet *p, __u32 hello, enum ph_reason reason)
+static __always_inline void count_decline(const struct packet *p, enum ph_reason reason)
 {
 	count(reason);
+	note_decline(p->ip.saddr, p->tcp.source, reason);
+}
+
+static __always_inline int decline(struct __sk_buff *skb, struct packet *p, __u32 hello, enum ph_reason reason)
+{
+	count_decline(p, reason);
 	return to_worker(skb, p, hello);
 }
 
@@ -164,10 +170,10 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 	case REQUEST_NONE:
 		return BEGIN_NOT_OURS;
 	case REQUEST_ACCEPTED:
-		count(PH_REASON_DECLINED_ACCEPTED);
+		count_decline(p, PH_REASON_DECLINED_ACCEPTED);
 		return BEGIN_NOT_OURS;
 	case REQUEST_ODD:
-		count(PH_REASON_DECLINED_OPTIONS);
+		count_decline(p, PH_REASON_DECLINED_OPTIONS);
 		return BEGIN_NOT_OURS;
 	case REQUEST_OK:
 		break;
@@ -178,7 +184,7 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 		return BEGIN_NOT_OURS;
 	collect_begin(store);
 	if (p->tcp.fin || p->tcp.urg || options_read(skb, p, s->seen, &o) || begin_note(p, &o, store)) {
-		count(PH_REASON_DECLINED_OPTIONS);
+		count_decline(p, PH_REASON_DECLINED_OPTIONS);
 		return BEGIN_NOT_OURS;
 	}
 	switch (collect(skb, p, hello, offset)) {
@@ -193,7 +199,7 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 	default:
 		reason = PH_REASON_DECLINED_LONG;
 	}
-	count(reason);
+	count_decline(p, reason);
 	return BEGIN_NOT_OURS;
 }
 
@@ -275,7 +281,7 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 	    !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
 	if (hello_take(steer, &hello)) {
-		count(PH_REASON_DECLINED_FULL);
+		count_decline(p, PH_REASON_DECLINED_FULL);
 		return TC_ACT_UNSPEC;
 	}
 	if (begin_collect(skb, p, hello) == BEGIN_COLLECTED)

@@ -313,7 +313,7 @@ __separate int bind_answered(struct __sk_buff *skb, struct packet *p, __u32 slot
 	if (instance_is_gone(&splice->instance))
 		wrong = PH_REASON_INSTANCE_REMOVED;
 	if (wrong != PH_REASON_COUNT) {
-		count(wrong);
+		count_instance(flow, wrong);
 		if (!emit_reset_reply(skb, p, s))
 			copy_to_tunnel(skb, flow->mac);
 		return BIND_UNFIT;
@@ -355,7 +355,7 @@ __separate int bind_from_cvm(struct __sk_buff *skb, struct packet *p, __u32 slot
 	if (p->tcp.rst) {
 		if (!expected)
 			return TC_ACT_SHOT;
-		count(PH_REASON_CVM_REFUSED);
+		count_instance(flow, PH_REASON_CVM_REFUSED);
 		return bind_next_or_drop(skb, p->l2, flow, slot);
 	}
 	if (bind_mac(skb, flow))
@@ -390,7 +390,7 @@ static __always_inline int bind_from_client(struct __sk_buff *skb, struct packet
 		return TC_ACT_SHOT;
 	if (bpf_ktime_get_ns() - store->turn_ns < PH_BIND_TURN_MS * NSEC_PER_MSEC)
 		return bind_syn(skb, p->l2, slot, flow->hello - 1);
-	count(PH_REASON_CVM_TIMEOUT);
+	count_instance(flow, PH_REASON_CVM_TIMEOUT);
 	return bind_next_or_pass(skb, p, flow, slot, 1);
 }
 

@@ -43,6 +43,15 @@ static __always_inline void count(enum ph_reason reason)
 		++*counter;
 }
 
+/* Leaves word for the worker that will have the client. */
+__separate int note_decline(__u32 client, __u32 client_port_be16, __u32 reason)
+{
+	const struct ph_decline_key key = { .client = client, .client_port = client_port_be16 };
+	const struct ph_decline decline = { .now_ns = bpf_ktime_get_boot_ns(), .reason = reason };
+
+	return bpf_map_update_elem(&ph_declines, &key, &decline, BPF_ANY);
+}
+
 static __always_inline struct ph_steer *steer_config(void)
 {
 	__u32 zero = 0;
@@ -57,36 +66,47 @@ static __always_inline struct ph_gateway *gateway_config(void)
 	return bpf_map_lookup_elem(&ph_gateway, &zero);
 }
 
-/* The lock. */
+/* Locks. */
 
-struct flow_lock_run {
-	struct ph_flow *flow;
+struct lock_run {
+	__u32 *lock;
 	__u32 held;
 };
 
-static long flow_lock_step(__u32 index, void *arg)
+static long lock_step(__u32 index, void *arg)
 {
-	struct flow_lock_run *run = arg;
+	struct lock_run *run = arg;
 
 	(void)index;
-	if (READ_ONCE(run->flow->lock) || __sync_val_compare_and_swap(&run->flow->lock, 0, 1))
+	if (READ_ONCE(*run->lock) || __sync_val_compare_and_swap(run->lock, 0, 1))
 		return 0;
 	run->held = 1;
 	return 1;
 }
 
-/* Return: 1 when it is held. Not getting it is as good as a packet lost. */
+/* Return: 1 when it is held. */
+static __always_inline int lock_take(__u32 *lock)
+{
+	struct lock_run run = { .lock = lock };
+
+	bpf_loop(FLOW_LOCK_SPINS, lock_step, &run, 0);
+	return run.held;
+}
+
+static __always_inline void lock_release(__u32 *lock)
+{
+	__sync_lock_test_and_set(lock, 0);
+}
+
+/* Not getting it is as good as a packet lost. */
 static __always_inline int flow_lock(struct ph_flow *flow)
 {
-	struct flow_lock_run run = { .flow = flow };
-
-	bpf_loop(FLOW_LOCK_SPINS, flow_lock_step, &run, 0);
-	return run.held;
+	return lock_take(&flow->lock);
 }
 
 static __always_inline void flow_unlock(struct ph_flow *flow)
 {
-	__sync_lock_test_and_set(&flow->lock, 0);
+	lock_release(&flow->lock);
 }
 
 /* Slots. Never-used ones come first, in an order that tells nobody how many there were before. */
@@ -242,45 +262,47 @@ static __always_inline void flow_event(struct ph_flow *flow, enum ph_event_kind 
 
 /* What an instance carries. */
 
-/*
- * Another's, before: taken off rather than set to zero, because somebody else may be adding to it by now. Nobody takes
- * from it any more: an instance's flows end with it.
- */
-static __always_inline void load_clear(struct ph_load *load, __u32 generation)
-{
-	__u32 before = READ_ONCE(load->generation);
-
-	if (before == generation || __sync_val_compare_and_swap(&load->generation, before, generation) != before)
-		return;
-	__sync_fetch_and_add(&load->active, -load->active);
-	__sync_fetch_and_add(&load->begun, -load->begun);
-	__sync_fetch_and_add(&load->bytes_from_clients, -load->bytes_from_clients);
-	__sync_fetch_and_add(&load->bytes_from_cvms, -load->bytes_from_cvms);
-	__sync_fetch_and_add(&load->packets_from_clients, -load->packets_from_clients);
-	__sync_fetch_and_add(&load->packets_from_cvms, -load->packets_from_cvms);
-}
-
-static __always_inline void load_begin(const struct ph_ref *instance)
+static __always_inline struct ph_load *load_of(const struct ph_ref *instance)
 {
 	__u32 slot = instance->slot;
 	struct ph_load *load = bpf_map_lookup_elem(&ph_loads, &slot);
 
-	if (!load)
-		return;
-	load_clear(load, instance->generation);
-	__sync_fetch_and_add(&load->active, 1);
-	__sync_fetch_and_add(&load->begun, 1);
+	return load && instance->generation && READ_ONCE(load->generation) == instance->generation ? load : NULL;
+}
+
+/* A reason that has to do with an instance. */
+__separate int load_count(__u32 slot, __u32 generation, __u32 reason)
+{
+	const struct ph_ref instance = { slot, generation };
+	enum ph_load_reason which = ph_load_reason(reason);
+	struct ph_load *load = load_of(&instance);
+
+	if (load && which < PH_LOAD_REASON_COUNT)
+		__sync_fetch_and_add(&load->reasons[ph_below(which, PH_LOAD_REASONS_MAX)], 1);
+	return 0;
+}
+
+static __always_inline void count_instance(const struct ph_flow *flow, enum ph_reason reason)
+{
+	count(reason);
+	load_count(flow->splice.instance.slot, flow->splice.instance.generation, reason);
+}
+
+static __always_inline void load_begin(const struct ph_ref *instance)
+{
+	struct ph_load *load = load_of(instance);
+
+	if (load)
+		__sync_fetch_and_add(&load->begun, 1);
 }
 
 /* @sign is 1 at the end, and -1 when the end is taken back. */
 static __always_inline void load_end(const struct ph_flow *flow, int sign)
 {
-	__u32 slot = flow->splice.instance.slot;
-	struct ph_load *load = bpf_map_lookup_elem(&ph_loads, &slot);
+	struct ph_load *load = load_of(&flow->splice.instance);
 
-	if (!load || load->generation != flow->splice.instance.generation)
+	if (!load)
 		return;
-	__sync_fetch_and_add(&load->active, -sign);
 	__sync_fetch_and_add(&load->bytes_from_clients, sign * flow->client.bytes);
 	__sync_fetch_and_add(&load->bytes_from_cvms, sign * flow->cvm.bytes);
 	__sync_fetch_and_add(&load->packets_from_clients, sign * flow->client.packets);
@@ -288,6 +310,69 @@ static __always_inline void load_end(const struct ph_flow *flow, int sign)
 }
 
 /* All from here on: under the lock. */
+
+/* Counted once, whatever becomes of it: the bits in the flow say where, and go with what they stand for. */
+static __always_inline void flow_count_instance(struct ph_flow *flow)
+{
+	struct ph_load *load = load_of(&flow->splice.instance);
+
+	if (flow->counted & PH_COUNTED_INSTANCE || !load)
+		return;
+	__sync_fetch_and_add(&load->active, 1);
+	flow->counted |= PH_COUNTED_INSTANCE;
+}
+
+static __always_inline void flow_uncount_instance(struct ph_flow *flow)
+{
+	struct ph_load *load = load_of(&flow->splice.instance);
+
+	if (flow->counted & PH_COUNTED_INSTANCE && load)
+		__sync_fetch_and_add(&load->active, -1);
+	flow->counted &= ~PH_COUNTED_INSTANCE;
+}
+
+/* What flows of one client's address there are. Return: how many, this one included, or 0 when it cannot be counted. */
+__separate __u32 source_take(__u32 client)
+{
+	__u32 hash = client * 0x9e3779b1 >> 16, index = hash % PH_SOURCE_LOCKS, one = 1, *lock, *flows, result = 0;
+	__be32 key = client;
+
+	lock = bpf_map_lookup_elem(&ph_source_locks, &index);
+	if (!lock || !lock_take(lock))
+		return 0;
+	flows = bpf_map_lookup_elem(&ph_sources, &key);
+	if (flows)
+		result = ++*flows;
+	else if (!bpf_map_update_elem(&ph_sources, &key, &one, BPF_NOEXIST))
+		result = 1;
+	lock_release(lock);
+	return result;
+}
+
+/* Return: 0, or -1 when it is still counted: to be tried again. */
+__separate int source_give_back(__u32 client)
+{
+	__u32 hash = client * 0x9e3779b1 >> 16, index = hash % PH_SOURCE_LOCKS, *lock, *flows;
+	__be32 key = client;
+
+	lock = bpf_map_lookup_elem(&ph_source_locks, &index);
+	if (!lock || !lock_take(lock))
+		return -1;
+	flows = bpf_map_lookup_elem(&ph_sources, &key);
+	if (flows && *flows > 1)
+		--*flows;
+	else
+		bpf_map_delete_elem(&ph_sources, &key);
+	lock_release(lock);
+	return 0;
+}
+
+static __always_inline void flow_uncount(struct ph_flow *flow)
+{
+	flow_uncount_instance(flow);
+	if (flow->counted & PH_COUNTED_SOURCE && !source_give_back(flow->splice.key.client))
+		flow->counted &= ~PH_COUNTED_SOURCE;
+}
 
 static __always_inline void flow_unkey(struct ph_flow *flow)
 {
@@ -299,8 +384,12 @@ static __always_inline void flow_unkey(struct ph_flow *flow)
 	bpf_map_delete_elem(&ph_clients, &key);
 }
 
+/* One that is still counted stays: sweep comes again. */
 static __always_inline void flow_free(struct ph_flow *flow, __u32 slot)
 {
+	flow_uncount(flow);
+	if (flow->counted)
+		return;
 	flow_unkey(flow);
 	flow_drop_hello(flow);
 	WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
@@ -312,13 +401,15 @@ static __always_inline void flow_rest(struct ph_flow *flow, enum ph_flow_state s
 	flow->ended_ns = bpf_ktime_get_ns();
 	flow->reason = reason;
 	WRITE_ONCE(flow->splice.state, state);
-	count(reason);
+	count_instance(flow, reason);
+	flow_uncount(flow);
 }
 
 /* COLLECTING or BINDING: the client's packets go to a worker from now on. */
 static __always_inline void flow_decline(struct ph_flow *flow, enum ph_reason reason)
 {
 	flow_drop_hello(flow);
+	note_decline(flow->splice.key.client, flow->splice.key.client_port, reason);
 	flow_rest(flow, PH_FLOW_DECLINED, reason);
 	flow_event(flow, PH_EVENT_DECLINE, reason);
 }
@@ -346,9 +437,14 @@ static __always_inline int flow_kill(struct ph_flow *flow, enum ph_reason reason
 /* ENDED by a reset that was forged. */
 static __always_inline void flow_revive(struct ph_flow *flow)
 {
+	struct ph_gateway *gateway = gateway_config();
+
 	flow->splice.flags &= ~PH_FLOW_RESET;
 	WRITE_ONCE(flow->splice.state, PH_FLOW_SPLICED);
 	load_end(flow, -1);
+	flow_count_instance(flow);
+	if (gateway && gateway->source_limit && source_take(flow->splice.key.client))
+		flow->counted |= PH_COUNTED_SOURCE;
 }
 
 static __always_inline __u64 flow_last_ns(const struct ph_flow *flow)
@@ -365,6 +461,11 @@ static __always_inline int flow_reset_was_forged(const struct ph_flow *flow)
 	return flow->splice.flags & PH_FLOW_RESET && last > flow->ended_ns + PH_FLOW_REVIVE_MS * NSEC_PER_MSEC;
 }
 
+static __always_inline __u64 flow_idle_ns(const struct ph_flow *flow, const struct ph_steer *steer)
+{
+	return flow->idle_ms ? flow->idle_ms * NSEC_PER_MSEC : steer->idle_ns;
+}
+
 /* When the state's time is over. */
 static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struct ph_steer *steer)
 {
@@ -374,7 +475,7 @@ static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struc
 	case PH_FLOW_BINDING:
 		return flow->begun_ns + (PH_COLLECT_TIMEOUT_MS + PH_BIND_TIMEOUT_MS) * NSEC_PER_MSEC;
 	case PH_FLOW_SPLICED:
-		return flow_last_ns(flow) + steer->idle_ns + PH_IDLE_GRACE_MS * NSEC_PER_MSEC;
+		return flow_last_ns(flow) + flow_idle_ns(flow, steer) + PH_IDLE_GRACE_MS * NSEC_PER_MSEC;
 	default:
 		return flow->ended_ns + PH_FLOW_REST_MS * NSEC_PER_MSEC;
 	}
@@ -437,6 +538,8 @@ static __always_inline enum flow_new flow_new(struct ph_steer *steer, const stru
 	flow->begun_ns = bpf_ktime_get_ns();
 	flow->ended_ns = 0;
 	flow->reason = 0;
+	flow->counted = 0;
+	flow->idle_ms = 0;
 	flow->ended_by_cvm = 0;
 	err = bpf_map_update_elem(&ph_clients, key, &ref, BPF_NOEXIST);
 	if (!err) {

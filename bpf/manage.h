@@ -49,7 +49,8 @@ __separate int kill_tell_cvm(struct __sk_buff *skb, __u32 slot)
 struct kill_run {
 	struct __sk_buff *skb;
 	__u32 what, slot, generation;
-	__u64 now_ns, idle_ns;
+	const struct ph_steer *steer;
+	__u64 now_ns;
 	enum ph_reason reason;
 	__u32 count;
 };
@@ -59,7 +60,8 @@ static __always_inline int kill_applies(const struct kill_run *run, const struct
 	if (run->what == PH_KILL_INSTANCE)
 		return flow->splice.instance.slot == run->slot && flow->splice.instance.generation == run->generation;
 	if (run->what == PH_KILL_IDLE)
-		return flow->splice.state == PH_FLOW_SPLICED && flow_last_ns(flow) + run->idle_ns <= run->now_ns;
+		return flow->splice.state == PH_FLOW_SPLICED &&
+		       flow_last_ns(flow) + flow_idle_ns(flow, run->steer) <= run->now_ns;
 	return run->what == PH_KILL_ALL || flow->splice.generation == run->generation;
 }
 
@@ -109,8 +111,8 @@ int steer_kill(struct __sk_buff *skb)
 
 	if (!steer)
 		return 0;
+	run.steer = steer;
 	run.now_ns = bpf_ktime_get_ns();
-	run.idle_ns = steer->idle_ns;
 	bpf_loop(run.what == PH_KILL_FLOW ? 1 : PH_FLOWS_MAX, kill_step, &run, 0);
 	return run.count;
 }

@@ -110,6 +110,37 @@ struct {
 	__type(value, struct ph_load);
 } ph_loads SEC(".maps");
 
+/* Elements are taken away with their last flow, under the lock of their address, so that none is counted in vain. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PH_FLOWS_MAX);
+	__type(key, __be32);
+	__type(value, __u32);
+} ph_sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PH_SOURCE_LOCKS);
+	__type(key, __u32);
+	__type(value, __u32);
+} ph_source_locks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PH_RELAYED_MAX);
+	__type(key, struct ph_relayed_key);
+	__type(value, __u32);
+} ph_relayed SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PH_DECLINES_MAX);
+	__type(key, struct ph_decline_key);
+	__type(value, struct ph_decline);
+} ph_declines SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, PH_REASONS_MAX);

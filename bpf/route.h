@@ -82,7 +82,6 @@ struct route_run {
 	const struct ph_hello_store *store;
 	const struct ph_id *id;
 	__u64 candidates;
-	__u64 active;			/* flows of the app */
 };
 
 static __always_inline enum ph_health route_health(const struct route_run *run, __u32 index, __be32 *ret_address)
@@ -108,15 +107,11 @@ static long route_step(__u32 index, void *arg)
 {
 	struct route_run *run = arg;
 	struct ph_ref ref;
-	struct ph_load *load;
 	__be32 address;
 
 	if (index >= run->id->count)
 		return 1;
 	ref = run->id->refs[ph_below(index, PH_APP_INSTANCES_MAX)];
-	load = bpf_map_lookup_elem(&ph_loads, &ref.slot);
-	if (load && load->generation == ref.generation)
-		run->active += load->active;
 	if (route_health(run, index, &address) == PH_HEALTH_OK && !route_was_tried(run->store, ref.generation))
 		run->candidates |= 1ULL << (index & 63);
 	return 0;
@@ -126,6 +121,99 @@ static long route_step(__u32 index, void *arg)
 __separate __u32 route_pick(__u64 candidates, __u32 random)
 {
 	return ph_pick(candidates, random);
+}
+
+/* Limits: this flow is counted before the sum is looked at, so that of several at once none gets through too many. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ph_relayed_key);
+} steer_relayed SEC(".maps");
+
+struct route_sum_run {
+	struct ph_relayed_key *key;
+	const struct ph_id *app;
+	__u64 sum;
+};
+
+static long route_relayed_step(__u32 index, void *arg)
+{
+	struct route_sum_run *run = arg;
+	__u32 *connections;
+
+	run->key->worker = index;
+	connections = bpf_map_lookup_elem(&ph_relayed, run->key);
+	if (connections)
+		run->sum += *connections;
+	return 0;
+}
+
+static long route_load_step(__u32 index, void *arg)
+{
+	struct route_sum_run *run = arg;
+	struct ph_load *load;
+	struct ph_ref ref;
+
+	if (index >= run->app->count)
+		return 1;
+	ref = run->app->refs[ph_below(index, PH_APP_INSTANCES_MAX)];
+	load = load_of(&ref);
+	if (load)
+		run->sum += load->active;
+	return 0;
+}
+
+/* Has the flow's client, by now, more connections than it may have? */
+__separate int route_source_is_full(struct ph_flow *flow)
+{
+	struct ph_gateway *gateway = gateway_config();
+	struct route_sum_run run = { 0 };
+	__u32 zero = 0;
+
+	if (!flow || !gateway || !gateway->source_limit)
+		return 0;
+	run.sum = source_take(flow->splice.key.client);
+	if (!run.sum)
+		return 1;
+	flow->counted |= PH_COUNTED_SOURCE;
+	run.key = bpf_map_lookup_elem(&steer_relayed, &zero);
+	if (!run.key)
+		return 1;
+	__builtin_memset(run.key, 0, sizeof(*run.key));
+	run.key->kind = PH_RELAYED_SOURCE;
+	run.key->id[10] = run.key->id[11] = 0xff;
+	__builtin_memcpy(run.key->id + 12, &flow->splice.key.client, 4);
+	ph_loop(gateway->workers, route_relayed_step, &run);
+	return run.sum > gateway->source_limit;
+}
+
+/* The same of the app, whose instance the flow is already counted at. @slot: the instance's. */
+__separate int route_app_is_full(__u32 slot)
+{
+	struct ph_instance *instance = bpf_map_lookup_elem(&ph_instances, &slot);
+	struct ph_gateway *gateway = gateway_config();
+	struct route_sum_run run = { 0 };
+	__u32 zero = 0, limit;
+
+	if (!instance || !gateway)
+		return 0;
+	run.app = bpf_map_lookup_elem(&ph_ids, instance->app_id);
+	if (!run.app)
+		return 0;
+	limit = ph_app_limit(run.app, gateway->app_limit);
+	if (!limit)
+		return 0;
+	run.key = bpf_map_lookup_elem(&steer_relayed, &zero);
+	if (!run.key)
+		return 1;
+	__builtin_memset(run.key, 0, sizeof(*run.key));
+	run.key->kind = PH_RELAYED_APP;
+	__builtin_memcpy(run.key->id, instance->app_id, PH_ID_SIZE);
+	ph_loop(PH_APP_INSTANCES_MAX, route_load_step, &run);
+	ph_loop(gateway->workers, route_relayed_step, &run);
+	return run.sum > limit;
 }
 
 enum route_result {
@@ -157,8 +245,6 @@ __separate int route_next(__u32 slot, __u32 hello)
 	if (!run.id)
 		return ROUTE_NONE;
 	ph_loop(PH_APP_INSTANCES_MAX, route_step, &run);
-	if (steer->app_limit && run.active >= steer->app_limit)
-		return ROUTE_LIMIT;
 	if (!run.candidates)
 		return ROUTE_NONE;
 	index = route_pick(run.candidates, bpf_get_prandom_u32());
@@ -167,11 +253,17 @@ __separate int route_next(__u32 slot, __u32 hello)
 	ref = run.id->refs[ph_below(index, PH_APP_INSTANCES_MAX)];
 	store->tried[store->tries % PH_BIND_TRIES_MAX] = ref.generation;
 	store->tries++;
+	flow_uncount_instance(flow);
 	splice->cvm = address;
 	splice->cvm_port = bpf_htons(store->name.found.port);
 	splice->instance = ref;
+	flow->idle_ms = run.id->idle_ms;
+	flow_count_instance(flow);
 	if (run.id->kind == PH_ID_INSTANCE)
 		splice->flags |= PH_FLOW_BY_INSTANCE;
+	/* Who declines the flow takes it off what it is counted at. The next instance's turn changes nothing of limits. */
+	if (store->tries == 1 && (route_app_is_full(ref.slot) || route_source_is_full(flow)))
+		return ROUTE_LIMIT;
 	return ROUTE_OK;
 }
 

@@ -435,7 +435,7 @@ __separate int cvm_unreachable(struct __sk_buff *skb, struct packet *p)
 	if (flow->splice.state == PH_FLOW_BINDING && flow_is_of(&flow->splice, e.quoted.daddr, e.to_port) &&
 	    bpf_ntohl(e.seq) == flow->client_isn + flow->splice.seq_to_cvm && e.icmp.type == ICMP_DEST_UNREACH &&
 	    e.icmp.code != ICMP_FRAG_NEEDED) {
-		count(PH_REASON_CVM_UNREACHABLE);
+		count_instance(flow, PH_REASON_CVM_UNREACHABLE);
 		action = bind_next_or_drop(skb, p->l2, flow, slot);
 	}
 	flow_unlock(flow);

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <libgen.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,8 @@ enum option_index {
 	OPTION_PINS,
 	OPTION_FOR,
 	OPTION_REASON,
+	OPTION_IDLE_TIMEOUT,
+	OPTION_FLOWS,
 	OPTION_COUNT,
 };
 
@@ -70,6 +73,8 @@ static const struct option_row {
 	[OPTION_SECONDS] = { "seconds", "N", "no longer than that" },
 	[OPTION_FOR] = { "for", "TIME", "no longer than that: 30s, 10min, 24h; the kernel keeps to it" },
 	[OPTION_REASON] = { "reason", "TEXT", "why; kept with it, and shown" },
+	[OPTION_IDLE_TIMEOUT] = { "idle-timeout", "TIME", "5s, 30min, 1h (100ms to 168h), or default: the gateway's" },
+	[OPTION_FLOWS] = { "flows", "N", "connections at a time, or none: no limit, or default: the gateway's" },
 	[OPTION_PINS] = { "pins", NULL, "and take the maps away: flows, counters and instances are forgotten" },
 };
 
@@ -111,6 +116,20 @@ static const struct verb {
 	  "AddressQuarantine before another instance may have it.\n" },
 	{ "cvm", "drain", ph_ctl_cvm_drain, "INSTANCE", 0, BIT(OPTION_UNDO),
 	  "INSTANCE [--undo]", "no new connections for an instance; those it has go on", "" },
+	{ "app", "list", ph_ctl_app_list, NULL, 0, 0,
+	  "", "all apps: instances, flows, limits",
+	  "Reads the pinned maps: works whether phalad runs or not. FLOWS are those of the kernel path, RELAYED those of\n"
+	  "workers, which are counted by app only where there is a limit; BEGUN counts flows of the kernel path to\n"
+	  "instances that there are now.\n" },
+	{ "app", "show", ph_ctl_app_show, "APP", 0, 0,
+	  "APP", "one app, with what became of its flows, by reason and instance", "" },
+	{ "app", "set", ph_ctl_app_set, "APP", 0, BIT(OPTION_IDLE_TIMEOUT) | BIT(OPTION_FLOWS),
+	  "APP [--idle-timeout TIME|default] [--flows N|none|default]", "an idle time-out and a limit of its own for an app",
+	  "They hold on both paths, whatever the instance, and are kept when the app has none any more. The limit is for\n"
+	  "connections that want to begin, the time-out for those that begin from now on. Over the limit the client is\n"
+	  "refused.\n"
+	  "\n"
+	  "  phalactl app set shop --idle-timeout 30min --flows 1000\n" },
 	{ "map", "list", ph_ctl_map_list, NULL, 0, 0,
 	  "", "the pinned maps",
 	  "Reads the maps themselves: works whether phalad runs or not. ENTRIES counts those that mean something, of\n"
@@ -129,13 +148,14 @@ static const struct verb {
 	  "\n"
 	  "  phalactl route shop-8080.example.com\n" },
 	{ "flow", "list", ph_ctl_flow_list, NULL, 0, BIT(OPTION_APP) | BIT(OPTION_INSTANCE) | BIT(OPTION_NUMBER),
-	  "[--app APP] [--instance INSTANCE] [--count N]", "connections that the kernel path carries",
-	  "Reads the pinned maps: works whether phalad runs or not. One line a flow, the oldest first: FLOW is what\n"
-	  "`flow show` and `flow kill` take, IDLE the time since the last packet either way. A flow that is over\n"
-	  "stays for some seconds, and REASON is why it ended; one whose PATH is relay was left to a worker, and\n"
-	  "REASON is why. Of the connections that workers carry only the number is told.\n" },
+	  "[--app APP] [--instance INSTANCE] [--count N]", "connections: the kernel path's, then the workers'",
+	  "Reads the pinned maps and the workers' ledgers: works whether phalad runs or not. One line a flow, the\n"
+	  "oldest first: FLOW is what `flow show` and `flow kill` take, IDLE the time since the last packet either way.\n"
+	  "A flow that is over stays for some seconds, and REASON is why it ended; one that is declined was left to a\n"
+	  "worker, and REASON is why. What workers carry has no FLOW, and PATH relay: REASON is why it is not the\n"
+	  "kernel's. A worker shows the first 16,384 of its connections.\n" },
 	{ "flow", "show", ph_ctl_flow_show, "FLOW", 0, 0,
-	  "SLOT[.GENERATION] | CLIENT:PORT", "all about one flow: options, sequence numbers, timestamps",
+	  "SLOT[.GENERATION] | CLIENT:PORT", "all about one flow, or a client's relayed connection",
 	  "Sequence numbers are as the client knows them; `plus` is what they, and timestamps, grow by on the way.\n"
 	  "\n"
 	  "  phalactl flow show 192.0.2.2:40000\n" },
@@ -375,6 +395,10 @@ static int resolve(struct ph_ctl *ctl, const char *const values[OPTION_COUNT])
 	if (len < PATH_MAX)
 		len = snprintf(ctl->state_dir, sizeof(ctl->state_dir), "%s", config ? config->state_dir : STATE_DIR);
 	ph_config_free(config);
+	if (len < PATH_MAX) {
+		strcpy(ctl->run_dir, ctl->socket_path);
+		dirname(ctl->run_dir);
+	}
 	return len < PATH_MAX ? PH_CTL_DONE : ph_ctl_fail("a path of %d characters is too long", len);
 }
 
@@ -385,6 +409,22 @@ static bool is_reason(const char *text)
 			return false;
 	}
 	return strlen(text) <= PH_PREFIX_REASON_MAX;
+}
+
+static int check_app(const struct verb *verb, unsigned given, const char *const values[OPTION_COUNT])
+{
+	const char *idle = values[OPTION_IDLE_TIMEOUT], *flows = values[OPTION_FLOWS];
+	uint32_t number;
+
+	if (!(given & (BIT(OPTION_IDLE_TIMEOUT) | BIT(OPTION_FLOWS))))
+		return usage(verb, "--idle-timeout or --flows is needed");
+	if (idle && strcmp(idle, "default") && ph_value_duration(idle, PH_IDLE_MIN_MS, PH_IDLE_MAX_MS, &number))
+		return usage(verb, "--idle-timeout %s: not a time from 100ms to 168h, nor default", idle);
+	if (flows && strcmp(flows, "default") && strcmp(flows, "none") &&
+	    ph_value_number(flows, 1, PH_FLOW_LIMIT_MAX, &number))
+		return usage(verb, "--flows %s: not a number from 1 to %d, nor none, nor default", flows,
+			     PH_FLOW_LIMIT_MAX);
+	return PH_CTL_DONE;
 }
 
 static int check(const struct verb *verb, unsigned given, const char *const values[OPTION_COUNT], int operands)
@@ -413,6 +453,8 @@ static int check(const struct verb *verb, unsigned given, const char *const valu
 		return usage(verb, "--for %s: not a time from 1s to 1193h, such as 30s, 10min or 24h", values[OPTION_FOR]);
 	if (values[OPTION_REASON] && !is_reason(values[OPTION_REASON]))
 		return usage(verb, "--reason: not one line of at most %d characters", PH_PREFIX_REASON_MAX);
+	if (verb->allowed & BIT(OPTION_FLOWS))
+		return check_app(verb, given, values);
 	if (values[OPTION_ENDPOINT] && ph_value_endpoint(values[OPTION_ENDPOINT]))
 		return usage(verb, "--endpoint %s: not HOST:PORT", values[OPTION_ENDPOINT]);
 	return PH_CTL_DONE;
@@ -458,6 +500,8 @@ static int run(const struct verb *verb, unsigned given, const char *const values
 	ctl->instance = values[OPTION_INSTANCE];
 	ctl->public_key = values[OPTION_PUBLIC_KEY];
 	ctl->endpoint = values[OPTION_ENDPOINT];
+	ctl->idle_timeout = values[OPTION_IDLE_TIMEOUT];
+	ctl->flows = values[OPTION_FLOWS];
 	ctl->generate_key = given & BIT(OPTION_GENERATE_KEY);
 	ctl->undo = given & BIT(OPTION_UNDO);
 	ctl->pins = given & BIT(OPTION_PINS);

@@ -9,6 +9,7 @@
 #define PHALACTL_H
 
 #include <limits.h>
+#include <netinet/in.h>
 #include <stdbool.h>
 
 #include <maps.h>
@@ -29,15 +30,20 @@ struct ph_ctl {
 	char bpf_dir[PATH_MAX];			/* where the maps are pinned */
 	char state_dir[PATH_MAX];		/* where the gate's lists are */
 	const char *object;			/* of the verb */
+	char run_dir[PATH_MAX];			/* of the socket; workers' ledgers are beside it */
 	bool json;
 	const char *app, *instance;		/* the verb's own options; NULL when not given */
 	const char *public_key, *endpoint;
+	const char *idle_timeout, *flows;	/* checked */
 	bool generate_key, undo, pins;
 	const char *reason;
 	uint32_t count, seconds, for_ms;	/* 0 when not given */
 	const char *operand;			/* NULL for verbs without one */
 };
 
+int ph_ctl_app_list(const struct ph_ctl *ctl);
+int ph_ctl_app_show(const struct ph_ctl *ctl);
+int ph_ctl_app_set(const struct ph_ctl *ctl);
 int ph_ctl_status(const struct ph_ctl *ctl);
 int ph_ctl_cvm_add(const struct ph_ctl *ctl);
 int ph_ctl_cvm_list(const struct ph_ctl *ctl);
@@ -98,6 +104,15 @@ bool ph_ctl_slot(const struct ph_maps *maps, uint32_t slot, struct ph_instance *
 /* An instance as a document: ids, address, state, health. @id: the id it is asked for by, zero padded. */
 struct ph_json *ph_ctl_instance_json(const struct ph_maps *maps, const struct ph_ref *ref,
 				     const struct ph_instance *instance, const char *id);
+
+/* A word for an enum ph_mode. */
+const char *ph_ctl_mode(uint8_t mode);
+
+/* What steer counted for an instance, the non-zero ones as {word: count}. */
+struct ph_json *ph_ctl_load_reasons(const struct ph_load *load);
+
+/* "192.0.2.2" or "2001:db8::2"; returns @text, of INET6_ADDRSTRLEN bytes. */
+const char *ph_ctl_address(char *text, const struct in6_addr *address);
 
 /* A worker as a document; @key: what its index is called. Return: NULL when the slot was never used. */
 struct ph_json *ph_ctl_worker_json(const struct ph_maps *maps, uint32_t index, const char *key);

@@ -62,6 +62,20 @@ static int by_age(const void *a, const void *b)
 	return (left->flow.begun_ns > right->flow.begun_ns) - (left->flow.begun_ns < right->flow.begun_ns);
 }
 
+/* The first @count of @rows, or all. Consumes @rows. */
+static struct ph_json *limited(struct ph_json *rows, uint32_t count)
+{
+	struct ph_json *some;
+
+	if (!count || ph_json_count(rows) <= count)
+		return rows;
+	some = ph_json_array();
+	for (size_t i = 0; i < count; i++)
+		ph_json_add_again(some, ph_json_at(rows, i));
+	ph_json_free(rows);
+	return some;
+}
+
 static struct ph_json *list_json(const struct ph_ctl *ctl, const struct ph_ctl_view *view, const struct list *list)
 {
 	struct ph_json *json = ph_json_object(), *rows = ph_json_array();
@@ -71,17 +85,25 @@ static struct ph_json *list_json(const struct ph_ctl *ctl, const struct ph_ctl_v
 		ph_json_add(rows, ph_ctl_flow_json(view, list->flows[i].slot, &list->flows[i].flow, now_ns));
 	ph_json_set(json, "flows", rows);
 	ph_json_set_number(json, "count", list->count);
+	ph_json_set(json, "relays", limited(ph_ctl_relays(ctl, view, NULL, 0), ctl->count));
 	ph_json_set_number(json, "relayed", ph_ctl_relayed(view->maps));
 	return json;
 }
 
 static void print_list(const struct ph_json *json)
 {
-	const struct ph_json *rows = ph_json_child(json, "flows");
+	const struct ph_json *rows = ph_json_child(json, "flows"), *relays = ph_json_child(json, "relays");
 	double count = ph_json_number(json, "count", 0), relayed = ph_json_number(json, "relayed", 0);
 
-	if (ph_json_count(rows)) {
-		ph_table_print(rows, ph_ctl_flow_columns, stdout);
+	if (ph_json_count(rows) + ph_json_count(relays)) {
+		struct ph_json *both = ph_json_array();
+
+		for (size_t i = 0; i < ph_json_count(rows); i++)
+			ph_json_add_again(both, ph_json_at(rows, i));
+		for (size_t i = 0; i < ph_json_count(relays); i++)
+			ph_json_add_again(both, ph_json_at(relays, i));
+		ph_table_print(both, ph_ctl_flow_columns, stdout);
+		ph_json_free(both);
 		printf("\n");
 	}
 	if (ph_json_count(rows) < count)
@@ -368,6 +390,54 @@ static void print_show(const struct ph_json *json)
 		ph_table_print_record(hello, hello_columns, stdout);
 }
 
+static void print_relay(const struct ph_json *json)
+{
+	static const struct ph_column columns[] = {
+		{ "client", "client", PH_CELL_TEXT },
+		{ "state", "state", PH_CELL_TEXT },
+		{ "path", "path", PH_CELL_TEXT },
+		{ "reason", "reason", PH_CELL_TEXT },
+		{ "reason_text", "that is", PH_CELL_TEXT },
+		{ "mode", "mode", PH_CELL_TEXT },
+		{ "name", "name", PH_CELL_TEXT },
+		{ "app", "app", PH_CELL_TEXT },
+		{ "instance", "instance", PH_CELL_TEXT },
+		{ "worker", "worker", PH_CELL_NUMBER },
+		{ "age_s", "age", PH_CELL_DURATION },
+		{ "idle_s", "idle", PH_CELL_DURATION },
+		{ "bytes_from_client", "from client", PH_CELL_BYTES },
+		{ "bytes_from_cvm", "from CVM", PH_CELL_BYTES },
+		{ 0 },
+	};
+
+	ph_table_print_record(json, columns, stdout);
+}
+
+/* Does a worker carry a connection of this client? If so, shows it. */
+static bool show_relay(const struct ph_ctl *ctl, const struct ph_ctl_view *view, const struct sockaddr_storage *client)
+{
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)client;
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)client;
+	struct in6_addr address = { 0 };
+	struct ph_json *rows;
+	bool found;
+
+	if (client->ss_family == AF_INET6) {
+		address = v6->sin6_addr;
+	} else {
+		address.s6_addr32[2] = htonl(0xffff);
+		address.s6_addr32[3] = v4->sin_addr.s_addr;
+	}
+	rows = ph_ctl_relays(ctl, view, &address, ntohs(client->ss_family == AF_INET6 ? v6->sin6_port : v4->sin_port));
+	found = ph_json_count(rows);
+	if (found && ctl->json)
+		ph_json_print(ph_json_at(rows, 0), stdout);
+	else if (found)
+		print_relay(ph_json_at(rows, 0));
+	ph_json_free(rows);
+	return found;
+}
+
 static int usage(const char *operand, const char *wanted)
 {
 	ph_ctl_say("%s: not %s", operand, wanted);
@@ -385,13 +455,20 @@ int ph_ctl_flow_show(const struct ph_ctl *ctl)
 	socklen_t len;
 	int status;
 
-	by_client = !ph_value_socket(ctl->operand, &client, &len) && client.ss_family == AF_INET;
+	by_client = !ph_value_socket(ctl->operand, &client, &len);
 	if (!by_client && !parse_flow(ctl->operand, &slot, &generation))
 		return usage(ctl->operand, "a flow (SLOT or SLOT.GENERATION) or a client (192.0.2.2:40000)");
 	status = ph_ctl_view_open(ctl, true, &view);
 	if (status)
 		return status;
-	if (by_client)
+	/* A worker's first: of its client there may be a declined flow too. */
+	if (by_client && show_relay(ctl, &view, &client)) {
+		ph_ctl_view_close(&view);
+		return PH_CTL_DONE;
+	}
+	if (by_client && client.ss_family == AF_INET6)
+		status = ph_ctl_fail("no connection of client %s", ctl->operand);
+	else if (by_client)
 		status = find_client(ctl, &view, (const struct sockaddr_in *)&client, &kept);
 	else
 		status = find_slot(ctl, &view, slot, generation, &kept);

@@ -42,6 +42,15 @@ extern const struct ph_column ph_ctl_flow_columns[];
 /* Flows by state, as {"collecting": 0, ...}, and in all, those that rest included. Return: 0 or -errno. */
 int ph_ctl_flow_counts(const struct ph_flows *flows, struct ph_json **ret_states, uint64_t *ret_used);
 
+/**
+ * ph_ctl_relays() - connections that workers carry, as `flow list` says it.
+ * @client: IPv4 mapped; only that one's, from @client_port. NULL: those that the options ask for.
+ *
+ * Return: an array.
+ */
+struct ph_json *ph_ctl_relays(const struct ph_ctl *ctl, const struct ph_ctl_view *view, const struct in6_addr *client,
+			      uint16_t client_port);
+
 /* Connections that workers carry now. */
 uint64_t ph_ctl_relayed(const struct ph_maps *maps);
 

@@ -48,7 +48,6 @@ static int steer_rows(struct ph_rows *rows)
 	ph_json_set_number(row, "sources", steer.slots / PH_FLOW_PORTS);
 	ph_json_set(row, "ports", ports);
 	ph_json_set_number(row, "tunnel_mtu", steer.tunnel_mtu);
-	ph_json_set_number(row, "app_limit", steer.app_limit);
 	ph_json_set_number(row, "tries", steer.tries);
 	ph_json_set_real(row, "idle_s", steer.idle_ns / 1e9);
 	ph_json_set_bool(row, "watched", steer.watch_until_ns > now_ns);
@@ -65,7 +64,6 @@ static const struct ph_column steer_columns[] = {
 	{ "source", "first address towards CVMs", PH_CELL_TEXT },
 	{ "sources", "addresses towards CVMs", PH_CELL_NUMBER },
 	{ "tunnel_mtu", "tunnel's MTU", PH_CELL_NUMBER },
-	{ "app_limit", "flows to one app (0: no limit)", PH_CELL_NUMBER },
 	{ "tries", "instances tried for one connection", PH_CELL_NUMBER },
 	{ "idle_s", "idle time-out", PH_CELL_DURATION },
 	{ "watched", "events are read", PH_CELL_YES_NO },
@@ -195,6 +193,7 @@ static int load_row(uint32_t slot, const struct ph_load *load, void *arg)
 	ph_json_set_number(row, "packets_from_clients", load->packets_from_clients);
 	ph_json_set_number(row, "bytes_from_cvms", load->bytes_from_cvms);
 	ph_json_set_number(row, "packets_from_cvms", load->packets_from_cvms);
+	ph_json_set(row, "reasons", ph_ctl_load_reasons(load));
 	ph_rows_add(rows, row);
 	return 0;
 }
@@ -214,6 +213,112 @@ static const struct ph_column load_columns[] = {
 	{ "packets_from_clients", "PACKETS", PH_CELL_NUMBER },
 	{ "bytes_from_cvms", "FROM CVM", PH_CELL_BYTES },
 	{ "packets_from_cvms", "PACKETS", PH_CELL_NUMBER },
+	{ 0 },
+};
+
+static int relayed_row(const struct ph_relayed_key *key, uint32_t count, void *arg)
+{
+	const struct in6_addr *address = (const struct in6_addr *)key->id;
+	bool app = key->kind == PH_RELAYED_APP;
+	struct ph_json *row = ph_json_object();
+	char text[PH_ID_SIZE];
+
+	if (app)
+		snprintf(text, sizeof(text), "%.*s", PH_ID_SIZE - 1, key->id);
+	else
+		ph_ctl_address(text, address);
+	ph_json_set_number(row, "worker", key->worker);
+	ph_json_set_string(row, "kind", app ? "app" : "client");
+	ph_json_set_string(row, "id", text);
+	ph_json_set_number(row, "connections", count);
+	ph_rows_add(arg, row);
+	return 0;
+}
+
+static int relayed_rows(struct ph_rows *rows)
+{
+	return ph_maps_each_relayed(rows->maps, relayed_row, rows);
+}
+
+static const struct ph_column relayed_columns[] = {
+	{ "worker", "WORKER", PH_CELL_NUMBER },
+	{ "kind", "KIND", PH_CELL_TEXT },
+	{ "id", "ID", PH_CELL_TEXT },
+	{ "connections", "CONNECTIONS", PH_CELL_NUMBER },
+	{ 0 },
+};
+
+static int lock_rows(struct ph_rows *rows)
+{
+	struct ph_json *row;
+	uint32_t held;
+	int err;
+
+	if (!rows->flows)
+		return -ENOENT;
+	err = ph_flows_locks(rows->flows, &held);
+	if (err)
+		return err;
+	row = ph_json_object();
+	ph_json_set_number(row, "held", held);
+	ph_rows_add(rows, row);
+	rows->count = held;
+	return 0;
+}
+
+static void print_locks(const struct ph_json *rows, FILE *out)
+{
+	static const struct ph_column columns[] = {
+		{ "held", "held at this moment", PH_CELL_NUMBER },
+		{ 0 },
+	};
+
+	print_record(rows, columns, out);
+}
+
+static int source_row(__be32 client, uint32_t flows, void *arg)
+{
+	struct ph_json *row = ph_json_object();
+	char text[INET_ADDRSTRLEN];
+
+	ph_json_set_string(row, "client", inet_ntop(AF_INET, &client, text, sizeof(text)));
+	ph_json_set_number(row, "flows", flows);
+	ph_rows_add(arg, row);
+	return 0;
+}
+
+static int source_rows(struct ph_rows *rows)
+{
+	return ph_maps_each_source(rows->maps, source_row, rows);
+}
+
+static const struct ph_column source_columns[] = {
+	{ "client", "CLIENT", PH_CELL_TEXT },
+	{ "flows", "FLOWS", PH_CELL_NUMBER },
+	{ 0 },
+};
+
+static int decline_row(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg)
+{
+	char text[PH_CTL_ENDPOINT_SIZE];
+	struct ph_json *row = ph_json_object();
+
+	ph_json_set_string(row, "client", ph_ctl_endpoint(text, key->client, key->client_port));
+	ph_json_set_string(row, "reason", ph_ctl_reason_word(decline->reason));
+	ph_json_set_real(row, "age_s", ph_ctl_age_s(ph_ctl_boot_now_ns(), decline->now_ns));
+	ph_rows_add(arg, row);
+	return 0;
+}
+
+static int decline_rows(struct ph_rows *rows)
+{
+	return ph_maps_each_decline(rows->maps, decline_row, rows);
+}
+
+static const struct ph_column decline_columns[] = {
+	{ "client", "CLIENT", PH_CELL_TEXT },
+	{ "reason", "REASON", PH_CELL_TEXT },
+	{ "age_s", "WHEN", PH_CELL_AGE },
 	{ 0 },
 };
 
@@ -362,6 +467,10 @@ const struct ph_map_row ph_kernel_maps[] = {
 	{ "free_hellos", free_hello_rows, NULL, print_free, "hello slots to be used again", ABSENT },
 	{ "sweep", sweep_rows, NULL, print_sweep, "the timer by which flows end", ABSENT },
 	{ "loads", load_rows, load_columns, NULL, "flows of each instance; traffic of those that are over", ABSENT },
+	{ "sources", source_rows, source_columns, NULL, "flows of each client, if there is a limit", ABSENT },
+	{ "source_locks", lock_rows, NULL, print_locks, "locks of those", ABSENT },
+	{ "relayed", relayed_rows, relayed_columns, NULL, "what workers carry, by what has a limit", ABSENT },
+	{ "declines", decline_rows, decline_columns, NULL, "why clients were left to workers, the last ones", ABSENT },
 	{ "reasons", reason_rows, reason_columns, NULL, "the kernel path's counters", ABSENT },
 	{ "events", NULL, NULL, NULL, "what `flow watch` reads", ABSENT },
 };

@@ -53,6 +53,8 @@ static int gateway_rows(struct ph_rows *rows)
 	ph_json_set_real(row, "healthy_for_s", gateway.healthy_for_ns / 1e9);
 	ph_json_set_real(row, "manager_grace_s", gateway.manager_grace_ns / 1e9);
 	ph_json_set_number(row, "workers", gateway.workers);
+	ph_json_set_number(row, "app_limit", gateway.app_limit);
+	ph_json_set_number(row, "source_limit", gateway.source_limit);
 	ph_rows_add(rows, row);
 	return 0;
 }
@@ -66,6 +68,8 @@ static const struct ph_column gateway_columns[] = {
 	{ "healthy_for_s", "healthy for", PH_CELL_DURATION },
 	{ "manager_grace_s", "manager's grace", PH_CELL_DURATION },
 	{ "workers", "workers", PH_CELL_NUMBER },
+	{ "app_limit", "connections to one app (0: no limit)", PH_CELL_NUMBER },
+	{ "source_limit", "connections of one client (0: no limit)", PH_CELL_NUMBER },
 	{ 0 },
 };
 

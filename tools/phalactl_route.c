@@ -83,6 +83,21 @@ static enum ph_reason pass_through_hello(const char *name, struct ph_hello *ret_
 	}
 }
 
+/* The app's connections, on both paths, against its limit. */
+static bool is_at_limit(const struct ph_maps *maps, const struct ph_route *route)
+{
+	struct ph_relayed_key key = { .kind = PH_RELAYED_APP };
+	uint32_t limit = ph_app_limit(&route->id, maps->gateway->app_limit);
+	struct ph_instance instance;
+	struct ph_id app;
+
+	if (!limit || !ph_ctl_instance(maps, &route->id.refs[0], &instance) ||
+	    ph_maps_find_id(maps, instance.app_id, &app))
+		return false;
+	memcpy(key.id, instance.app_id, sizeof(key.id));
+	return ph_maps_app_flows(maps, &app) + ph_maps_relayed_by_all(maps, &key) >= limit;
+}
+
 static void judge(const struct ph_maps *maps, const char *name, struct verdict *verdict)
 {
 	struct ph_hello hello;
@@ -97,24 +112,12 @@ static void judge(const struct ph_maps *maps, const char *name, struct verdict *
 	}
 	if (verdict->reason == PH_REASON_COUNT && !maps->gateway->tunnel_ifindex)
 		verdict->reason = PH_REASON_CVM_UNREACHABLE;
+	if (verdict->reason == PH_REASON_COUNT && is_at_limit(maps, &verdict->route))
+		verdict->reason = PH_REASON_APP_LIMIT;
 	if (verdict->reason == PH_REASON_MALFORMED)
 		verdict->text = "no ClientHello carries that: it is empty, over 253 characters, or has control characters";
 	else if (verdict->reason != PH_REASON_COUNT)
 		verdict->text = ph_ctl_reasons[verdict->reason].text;
-}
-
-static const char *mode_word(uint8_t mode)
-{
-	switch (mode) {
-	case PH_MODE_STANDARD:
-		return "standard";
-	case PH_MODE_PASSTHROUGH:
-		return "passthrough";
-	case PH_MODE_GRPC:
-		return "grpc";
-	default:
-		return "unknown";
-	}
 }
 
 static const char *mode_text(uint8_t mode)
@@ -141,7 +144,7 @@ static struct ph_json *parsed_json(const struct verdict *verdict, const char *sh
 	parsed = ph_json_object();
 	ph_json_set_string(parsed, "id", name->id);
 	ph_json_set_number(parsed, "port", name->port);
-	ph_json_set_string(parsed, "mode", mode_word(name->mode));
+	ph_json_set_string(parsed, "mode", ph_ctl_mode(name->mode));
 	ph_json_set_string(parsed, "mode_text", mode_text(name->mode));
 	ph_json_set_string(parsed, "base_domain", strlen(shown) > name->base ? shown + name->base : "");
 	return parsed;
@@ -182,23 +185,8 @@ static struct ph_json *manager_json(const struct ph_maps *maps)
 	return manager;
 }
 
-/* Flows of the app, or of the instance, against the limit of each. */
-static bool is_at_limit(const struct ph_flows *flows, const struct ph_id *id)
-{
-	struct ph_steer steer;
-	struct ph_load load;
-	uint64_t active = 0;
-
-	if (ph_flows_steer(flows, &steer) || !steer.app_limit)
-		return false;
-	for (uint32_t i = 0; i < id->count && i < PH_APP_INSTANCES_MAX; i++)
-		if (!ph_flows_load(flows, id->refs[i].slot, &load) && load.generation == id->refs[i].generation)
-			active += load.active;
-	return active >= steer.app_limit;
-}
-
 /* Why a worker would relay it; NULL if it would stay in the kernel. */
-static const char *relay_reason(const struct ph_ctl *ctl, const struct ph_maps *maps, const struct verdict *verdict)
+static const char *relay_reason(const struct ph_ctl *ctl, const struct ph_maps *maps)
 {
 	struct ph_flows *flows = NULL;
 	char error[PATH_MAX + 128];
@@ -206,8 +194,6 @@ static const char *relay_reason(const struct ph_ctl *ctl, const struct ph_maps *
 
 	ph_flows_open(ctl->bpf_dir, &flows, error, sizeof(error));
 	why = ph_ctl_kernel_closed(maps, flows);
-	if (!why && is_at_limit(flows, &verdict->route.id))
-		why = ph_ctl_reasons[PH_REASON_DECLINED_LIMIT].text;
 	ph_flows_free(flows);
 	return why;
 }
@@ -217,7 +203,7 @@ static void set_path(struct ph_json *json, const struct ph_ctl *ctl, const struc
 		     const struct verdict *verdict)
 {
 	bool chosen = verdict->reason == PH_REASON_COUNT && verdict->route.name.mode == PH_MODE_PASSTHROUGH;
-	const char *why = chosen ? relay_reason(ctl, maps, verdict) : NULL;
+	const char *why = chosen ? relay_reason(ctl, maps) : NULL;
 
 	ph_json_set_string(json, "path", !chosen ? NULL : why ? "relay" : "kernel");
 	ph_json_set_string(json, "path_text", why);

@@ -175,6 +175,41 @@ struct ph_json *ph_ctl_instance_json(const struct ph_maps *maps, const struct ph
 	return row;
 }
 
+const char *ph_ctl_mode(uint8_t mode)
+{
+	switch (mode) {
+	case PH_MODE_STANDARD:
+		return "standard";
+	case PH_MODE_PASSTHROUGH:
+		return "passthrough";
+	case PH_MODE_GRPC:
+		return "grpc";
+	default:
+		return "unknown";
+	}
+}
+
+struct ph_json *ph_ctl_load_reasons(const struct ph_load *load)
+{
+	static const enum ph_reason reasons[PH_LOAD_REASON_COUNT] = {
+#define ROW(name) [PH_LOAD_REASON_##name] = PH_REASON_##name,
+		PH_LOAD_REASONS(ROW)
+#undef ROW
+	};
+	__u64 counters[PH_REASON_COUNT] = { 0 };
+
+	for (uint32_t i = 0; i < PH_LOAD_REASON_COUNT; i++)
+		counters[reasons[i]] = load->reasons[i];
+	return ph_ctl_counters_json(counters, PH_REASON_COUNT, ph_ctl_reasons, PH_REASON_COUNT);
+}
+
+const char *ph_ctl_address(char *text, const struct in6_addr *address)
+{
+	if (IN6_IS_ADDR_V4MAPPED(address))
+		return inet_ntop(AF_INET, &address->s6_addr32[3], text, INET6_ADDRSTRLEN);
+	return inet_ntop(AF_INET6, address, text, INET6_ADDRSTRLEN);
+}
+
 struct ph_json *ph_ctl_worker_json(const struct ph_maps *maps, uint32_t index, const char *key)
 {
 	const struct ph_worker worker = maps->workers[index];

@@ -39,6 +39,8 @@ static enum description describe(enum ph_reason reason)
 	case PH_REASON_CVM_NO_TLS:
 	case PH_REASON_NO_INSTANCE_ANSWERED:
 	case PH_REASON_NO_MEMORY:
+	case PH_REASON_APP_LIMIT:
+	case PH_REASON_SOURCE_LIMIT:
 		return INTERNAL_ERROR;
 	default:
 		return NO_ALERT;

@@ -5,6 +5,7 @@
 #include "approach.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -59,7 +60,7 @@ static void begin_handshake(struct ph_connection *connection)
 		ph_connection_refuse(connection, PH_REASON_NO_MEMORY);
 		return;
 	}
-	connection->state = PH_CONNECTION_HANDSHAKE;
+	ph_connection_set_state(connection, PH_CONNECTION_HANDSHAKE);
 	ph_timer_arm(set->events, &set->handshake, &connection->timer);
 	if (ph_connection_watch_client(connection))
 		handshake(connection);
@@ -104,6 +105,7 @@ static void dial(struct ph_connection *connection)
 									       : PH_REASON_NO_HEALTHY);
 		return;
 	}
+	ph_connection_set_state(connection, PH_CONNECTION_DIAL);
 	ph_list_append(ph_connections_bucket(set, &connection->ref), &connection->instance_link);
 	ph_timer_arm(set->events, &set->dial, &connection->timer);
 }
@@ -126,7 +128,7 @@ static void connected(struct ph_connection *connection)
 		return;
 	}
 	if (approach->asked_ssl && connection->state == PH_CONNECTION_DIAL) {
-		connection->state = PH_CONNECTION_ASK;
+		ph_connection_set_state(connection, PH_CONNECTION_ASK);
 		if (ph_postgres_ask(connection->cvm.fd))
 			ph_connection_refuse(connection, PH_REASON_CVM_NO_TLS);
 		else
@@ -157,6 +159,76 @@ static void ask_advanced(struct ph_connection *connection)
 
 /* HELLO. */
 
+/* The app that the route leads to. Return: false when it is no more. */
+static bool app_of(const struct ph_maps *maps, const struct ph_route *route, char ret_app_id[PH_ID_SIZE])
+{
+	const struct ph_ref *ref = &route->id.refs[0];
+
+	if (route->id.kind == PH_ID_APP) {
+		memcpy(ret_app_id, route->name.id, PH_ID_SIZE);
+		return true;
+	}
+	if (ref->slot >= PH_INSTANCES_MAX)
+		return false;
+	memcpy(ret_app_id, maps->instances[ref->slot].app_id, PH_ID_SIZE);
+	return __atomic_load_n(&maps->instances[ref->slot].generation, __ATOMIC_ACQUIRE) == ref->generation;
+}
+
+/* Why it is not the kernel's, as far as that can be known here. */
+static enum ph_reason why_relayed(const struct ph_connection *connection)
+{
+	const struct ph_connections *set = connection->set;
+
+	if (connection->approach->route.name.mode != PH_MODE_PASSTHROUGH)
+		return PH_REASON_ROUTED_STANDARD;
+	if (!set->config->nics[0][0])
+		return PH_REASON_NO_NIC;
+	if (connection->approach->asked_ssl)
+		return PH_REASON_POSTGRES;
+	if (!IN6_IS_ADDR_V4MAPPED(&connection->client_address))
+		return PH_REASON_DECLINED_IPV6;
+	return ph_maps_decline(set->maps, (const char *)&connection->client_address, connection->client_port,
+			       set->events->now_ns);
+}
+
+static void write_down(struct ph_connection *connection)
+{
+	const struct ph_route *route = &connection->approach->route;
+	struct ph_ledger_row *row = connection->row;
+
+	if (!row)
+		return;
+	row->mode = route->name.mode;
+	row->domain = (uint8_t)route->domain;
+	row->port = route->name.port;
+	row->by_instance = route->id.kind == PH_ID_INSTANCE;
+	row->reason = why_relayed(connection);
+}
+
+/* Counts it, for the limits of app and client. Return: PH_REASON_COUNT, or why it is refused. */
+static enum ph_reason admit(struct ph_connection *connection)
+{
+	const struct ph_route *route = &connection->approach->route;
+	struct ph_connections *set = connection->set;
+	char app_id[PH_ID_SIZE] __attribute__((aligned(8)));
+	int err;
+
+	connection->idle_ms = route->id.idle_ms ? route->id.idle_ms : set->config->idle_timeout_ms;
+	if (!app_of(set->maps, route, app_id))
+		return PH_REASON_NO_HEALTHY;
+	err = ph_tally_app(&set->tally, app_id, ph_app_limit(&route->id, set->maps->gateway->app_limit),
+			   &connection->app_entry);
+	if (err)
+		return err == -EDQUOT ? PH_REASON_APP_LIMIT : PH_REASON_NO_MEMORY;
+	if (!set->config->flows_per_source)
+		return PH_REASON_COUNT;
+	err = ph_tally_source(&set->tally, &connection->client_address, set->config->flows_per_source,
+			      &connection->source_entry);
+	if (err)
+		return err == -EDQUOT ? PH_REASON_SOURCE_LIMIT : PH_REASON_NO_MEMORY;
+	return PH_REASON_COUNT;
+}
+
 static void route(struct ph_connection *connection)
 {
 	struct ph_connections *set = connection->set;
@@ -168,9 +240,13 @@ static void route(struct ph_connection *connection)
 	if (reason == PH_REASON_COUNT && approach->route.domain >= set->config->domain_count)
 		reason = PH_REASON_OTHER_DOMAIN;
 	if (reason == PH_REASON_COUNT)
+		reason = admit(connection);
+	if (reason == PH_REASON_COUNT) {
+		write_down(connection);
 		dial(connection);
-	else
-		ph_connection_refuse(connection, reason);
+		return;
+	}
+	ph_connection_refuse(connection, reason);
 }
 
 /* Return: 0 when the question was answered and something else must follow, or -errno. */

@@ -81,6 +81,8 @@ struct ph_config {
 	uint32_t connect_timeout_ms;
 	uint32_t connect_tries;
 	uint32_t idle_timeout_ms;
+	uint32_t flows_per_app;			/* connections at a time, both paths; 0 is no limit */
+	uint32_t flows_per_source;		/* the same of one client address */
 	uint32_t healthy_for_ms;
 	uint32_t manager_grace_ms;
 	uint32_t address_quarantine_ms;

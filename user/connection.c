@@ -46,6 +46,32 @@ static void drop_approach(struct ph_connection *connection)
 	connection->approach = NULL;
 }
 
+void ph_connection_set_state(struct ph_connection *connection, enum ph_connection_state state)
+{
+	static const uint8_t told[] = {
+		[PH_CONNECTION_HELLO] = PH_LEDGER_HELLO,	 [PH_CONNECTION_DIAL] = PH_LEDGER_DIALING,
+		[PH_CONNECTION_ASK] = PH_LEDGER_DIALING,	 [PH_CONNECTION_HANDSHAKE] = PH_LEDGER_HANDSHAKE,
+		[PH_CONNECTION_RELAY] = PH_LEDGER_RELAYING,	 [PH_CONNECTION_EXCHANGE] = PH_LEDGER_RELAYING,
+		[PH_CONNECTION_LINGER] = PH_LEDGER_REFUSED,	 [PH_CONNECTION_ENDED] = PH_LEDGER_REFUSED,
+	};
+
+	connection->state = state;
+	if (!connection->row)
+		return;
+	connection->row->state = told[state];
+	connection->row->instance = connection->cvm.fd >= 0 ? connection->ref : (struct ph_ref){ 0 };
+}
+
+/* Against limits: one that is refused does not count any more. */
+static void drop_entries(struct ph_connection *connection)
+{
+	struct ph_tally *tally = &connection->set->tally;
+
+	ph_tally_drop(tally, connection->app_entry);
+	ph_tally_drop(tally, connection->source_entry);
+	connection->app_entry = connection->source_entry = NULL;
+}
+
 static void finish(struct ph_connection *connection, bool reset)
 {
 	struct ph_connections *set = connection->set;
@@ -57,11 +83,14 @@ static void finish(struct ph_connection *connection, bool reset)
 	ph_tls_session_free(connection->session);
 	connection->session = NULL;
 	drop_approach(connection);
+	drop_entries(connection);
 	ph_timer_disarm(&connection->timer);
 	ph_timer_disarm(&connection->again);
 	ph_connection_drop_cvm(connection, reset);
 	close_end(&connection->client, reset);
 	connection->state = PH_CONNECTION_ENDED;
+	ph_ledger_give_back(set->ledger, connection->row);
+	connection->row = NULL;
 	ph_list_remove(&connection->link);
 	ph_list_append(&set->ended, &connection->link);
 	set->count--;
@@ -112,11 +141,12 @@ void ph_connection_linger(struct ph_connection *connection)
 	struct ph_connections *set = connection->set;
 
 	drop_approach(connection);
+	drop_entries(connection);
 	ph_tls_session_free(connection->session);
 	connection->session = NULL;
 	shutdown(connection->client.fd, SHUT_WR);
 	connection->lingered_bytes = 0;
-	connection->state = PH_CONNECTION_LINGER;
+	ph_connection_set_state(connection, PH_CONNECTION_LINGER);
 	ph_timer_arm(set->events, &set->linger, &connection->timer);
 	if (!discard(connection))
 		finish(connection, false);
@@ -149,6 +179,7 @@ static void move(struct ph_connection *connection)
 	struct ph_connections *set = connection->set;
 	enum ph_reason reason = PH_REASON_CLOSED;
 	enum ph_progress progress;
+	uint64_t from_clients = set->stats->bytes_from_clients, from_cvms = set->stats->bytes_from_cvms;
 
 	if (connection->state == PH_CONNECTION_RELAY)
 		progress = ph_relay_run(&connection->relay, &connection->client, &connection->cvm, &set->means,
@@ -156,6 +187,11 @@ static void move(struct ph_connection *connection)
 	else
 		progress = ph_exchange_run(&connection->exchange, &connection->client, &connection->cvm, &set->means,
 					   &reason);
+	if (connection->row) {
+		connection->row->bytes_from_client += set->stats->bytes_from_clients - from_clients;
+		connection->row->bytes_from_cvm += set->stats->bytes_from_cvms - from_cvms;
+		connection->row->moved_ns = set->events->now_ns;
+	}
 	switch (progress) {
 	case PH_PROGRESS_OVER:
 		ph_connection_end(connection, reason);
@@ -172,7 +208,7 @@ static void move(struct ph_connection *connection)
 		}
 		break;
 	}
-	ph_timer_touch(set->events, &set->idle, &connection->timer);
+	connection->moved_ms = set->events->now_ms;
 }
 
 void ph_connection_begin_moving(struct ph_connection *connection, enum ph_connection_state state)
@@ -180,14 +216,14 @@ void ph_connection_begin_moving(struct ph_connection *connection, enum ph_connec
 	struct ph_connections *set = connection->set;
 
 	drop_approach(connection);
-	connection->state = state;
+	ph_connection_set_state(connection, state);
 	if (state == PH_CONNECTION_RELAY) {
 		ph_relay_init(&connection->relay);
 	} else {
 		ph_exchange_init(&connection->exchange, connection->session);
 		connection->session = NULL;
 	}
-	ph_timer_arm(set->events, &set->idle, &connection->timer);
+	ph_idle_wait(&set->idle, set->events, &connection->timer, connection->idle_ms);
 	connection->client.readable = connection->client.writable = true;
 	if (ph_connection_watch_client(connection))
 		move(connection);
@@ -257,7 +293,14 @@ struct ph_connection *ph_connection_of(struct ph_timer *timer)
 
 void ph_connection_idle_expired(struct ph_timer *timer)
 {
-	ph_connection_end(ph_connection_of(timer), PH_REASON_IDLE);
+	struct ph_connection *connection = ph_connection_of(timer);
+	struct ph_connections *set = connection->set;
+	uint64_t due_ms = connection->moved_ms + connection->idle_ms;
+
+	if (due_ms <= set->events->now_ms)
+		ph_connection_end(connection, PH_REASON_IDLE);
+	else
+		ph_idle_wait(&set->idle, set->events, timer, due_ms - set->events->now_ms);
 }
 
 void ph_connection_linger_expired(struct ph_timer *timer)
@@ -267,7 +310,22 @@ void ph_connection_linger_expired(struct ph_timer *timer)
 
 /* The beginning. */
 
-void ph_connection_open(struct ph_connections *set, int fd)
+static void note_client(struct ph_connection *connection, const struct sockaddr_storage *client)
+{
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)client;
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)client;
+
+	if (client->ss_family == AF_INET6) {
+		connection->client_address = v6->sin6_addr;
+		connection->client_port = ntohs(v6->sin6_port);
+	} else if (client->ss_family == AF_INET) {
+		connection->client_address.s6_addr32[2] = htonl(0xffff);	/* RFC 4291, section 2.5.5.2 */
+		connection->client_address.s6_addr32[3] = v4->sin_addr.s_addr;
+		connection->client_port = ntohs(v4->sin_port);
+	}
+}
+
+void ph_connection_open(struct ph_connections *set, int fd, const struct sockaddr_storage *client)
 {
 	struct ph_connection *connection = calloc(1, sizeof(*connection));
 
@@ -283,6 +341,9 @@ void ph_connection_open(struct ph_connections *set, int fd)
 	connection->set = set;
 	connection->client.fd = fd;
 	connection->cvm.fd = -1;
+	note_client(connection, client);
+	connection->row = ph_ledger_take(set->ledger, &connection->client_address, connection->client_port,
+					 set->events->now_ns);
 	connection->client_source.handle = client_happened;
 	connection->cvm_source.handle = cvm_happened;
 	ph_list_init(&connection->instance_link);

@@ -7,6 +7,9 @@
 #ifndef PHALAD_CONNECTION_H
 #define PHALAD_CONNECTION_H
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include "approach.h"
 #include "connections.h"
 #include "exchange.h"
@@ -41,6 +44,12 @@ struct ph_connection {
 	struct ph_list link;			/* in all, or in ended */
 	struct ph_list instance_link;		/* while there is a CVM */
 	struct ph_ref ref;			/* which */
+	struct in6_addr client_address;		/* IPv4: mapped */
+	uint16_t client_port;
+	uint32_t idle_ms;			/* the app's time-out, or the gateway's */
+	uint64_t moved_ms;			/* when a byte went last */
+	struct ph_ledger_row *row;		/* what phalactl is told of it; NULL when there was none left */
+	struct ph_tally_entry *app_entry, *source_entry;	/* where it is counted */
 	enum ph_connection_state state;
 	bool watched;				/* the client's socket is in the epoll set */
 	struct ph_timer timer;			/* of the state */
@@ -57,7 +66,7 @@ struct ph_connection {
 };
 
 /* A client was accepted. @fd: non-blocking, taken over. */
-void ph_connection_open(struct ph_connections *set, int fd);
+void ph_connection_open(struct ph_connections *set, int fd, const struct sockaddr_storage *client);
 
 /*
  * Ends it for @reason, which is counted unless another one has been already. Unless the reason is CLOSED, both sides
@@ -76,6 +85,9 @@ bool ph_connection_watch_client(struct ph_connection *connection);
 
 /* @reset: with a RST, so that the CVM knows that nothing it heard was complete. */
 void ph_connection_drop_cvm(struct ph_connection *connection, bool reset);
+
+/* From one state before RELAY and EXCHANGE to another. */
+void ph_connection_set_state(struct ph_connection *connection, enum ph_connection_state state);
 
 /* With an alert, if @reason has one and the client speaks TLS. */
 void ph_connection_refuse(struct ph_connection *connection, enum ph_reason reason);

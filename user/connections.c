@@ -10,15 +10,16 @@
 #include "approach.h"
 #include "connection.h"
 
-#define IDLE_SLACKS 64				/* an idle time-out is exact to this part of it */
-
 int ph_connections_init(struct ph_connections *set, const struct ph_config *config, const struct ph_maps *maps,
-			struct ph_worker *stats, struct ph_events *events)
+			uint32_t worker, struct ph_events *events)
 {
+	struct ph_worker *stats = &maps->workers[worker];
+
 	set->config = config;
 	set->maps = maps;
 	set->events = events;
 	set->stats = stats;
+	ph_tally_init(&set->tally, maps, worker);
 	ph_list_init(&set->all);
 	ph_list_init(&set->ended);
 	for (unsigned i = 0; i < PH_INSTANCE_BUCKETS; i++)
@@ -30,13 +31,12 @@ int ph_connections_init(struct ph_connections *set, const struct ph_config *conf
 	set->means.scratch = malloc(PH_PIPE_BYTES);
 	if (!set->means.scratch)
 		return -ENOMEM;
-	ph_events_add_queue(events, &set->hello, config->hello_timeout_ms, 0, ph_approach_hello_expired);
-	ph_events_add_queue(events, &set->dial, config->connect_timeout_ms, 0, ph_approach_dial_expired);
-	ph_events_add_queue(events, &set->handshake, config->hello_timeout_ms, 0, ph_approach_handshake_expired);
-	ph_events_add_queue(events, &set->idle, config->idle_timeout_ms, config->idle_timeout_ms / IDLE_SLACKS,
-			    ph_connection_idle_expired);
-	ph_events_add_queue(events, &set->linger, PH_LINGER_MS, 0, ph_connection_linger_expired);
-	ph_events_add_queue(events, &set->again, 0, 0, ph_connection_turn_came);
+	ph_events_add_queue(events, &set->hello, config->hello_timeout_ms, ph_approach_hello_expired);
+	ph_events_add_queue(events, &set->dial, config->connect_timeout_ms, ph_approach_dial_expired);
+	ph_events_add_queue(events, &set->handshake, config->hello_timeout_ms, ph_approach_handshake_expired);
+	ph_idle_init(&set->idle, events, ph_connection_idle_expired);
+	ph_events_add_queue(events, &set->linger, PH_LINGER_MS, ph_connection_linger_expired);
+	ph_events_add_queue(events, &set->again, 0, ph_connection_turn_came);
 	return 0;
 }
 
@@ -49,6 +49,8 @@ void ph_connections_close(struct ph_connections *set)
 	set->means.scratch = NULL;
 	for (uint32_t i = 0; i < PH_DOMAINS_MAX; i++)
 		ph_tls_free(set->tls[i]);
+	ph_ledger_free(set->ledger);
+	set->ledger = NULL;
 }
 
 void ph_connections_reap(struct ph_connections *set)

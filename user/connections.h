@@ -9,8 +9,11 @@
 
 #include "config.h"
 #include "events.h"
+#include "idle.h"
+#include "ledger.h"
 #include "maps.h"
 #include "relay.h"
+#include "tally.h"
 #include "tls.h"
 
 #define PH_INSTANCE_BUCKETS 1024
@@ -22,17 +25,20 @@ struct ph_connections {
 	struct ph_worker *stats;		/* this worker's element of the map: nobody else writes it */
 	struct ph_tls *tls[PH_DOMAINS_MAX];
 	struct ph_relay_means means;
-	struct ph_timer_queue hello, dial, handshake, idle, linger, again;
+	struct ph_timer_queue hello, dial, handshake, linger, again;
+	struct ph_idle idle;
+	struct ph_tally tally;
+	struct ph_ledger *ledger;		/* NULL: nothing is written down */
 	struct ph_list all, ended;
 	struct ph_list by_instance[PH_INSTANCE_BUCKETS];	/* those with a CVM, by its slot */
 	uint32_t count;				/* in all */
 };
 
-/* @set is filled by zeros, or has @tls set. Return: 0 or -ENOMEM. */
+/* @set is filled by zeros, or has @tls or @ledger set. @worker: its index. Return: 0 or -ENOMEM. */
 int ph_connections_init(struct ph_connections *set, const struct ph_config *config, const struct ph_maps *maps,
-			struct ph_worker *stats, struct ph_events *events);
+			uint32_t worker, struct ph_events *events);
 
-/* Ends what there is for SHUTDOWN, and frees it, @tls included; also after a failed init. */
+/* Ends what there is for SHUTDOWN, and frees it, @tls and @ledger included; also after a failed init. */
 void ph_connections_close(struct ph_connections *set);
 
 /* Frees those that ended in this turn. */

@@ -20,7 +20,7 @@
 #define NS_PER_S 1000000000ULL
 #define PREFIX_TEXT_SIZE (INET_ADDRSTRLEN + 3)
 
-/* Which members a verb has: all of them, and no other. */
+/* Which members a verb has: all of those that it must have, and no other. */
 enum member {
 	MEMBER_APP = 1,
 	MEMBER_INSTANCE = 2,
@@ -28,19 +28,22 @@ enum member {
 	MEMBER_DRAIN = 8,
 	MEMBER_FLOW = 16,
 	MEMBER_GENERATION = 32,
+	MEMBER_IDLE_MS = 64,
+	MEMBER_FLOW_LIMIT = 128,
 };
 
 static const struct {
 	const char *name;
-	unsigned members;
+	unsigned members, optional;
 } verbs[] = {
-	[PH_CONTROL_STATUS] = { "status", 0 },
-	[PH_CONTROL_CVM_ADD] = { "cvm add", MEMBER_APP | MEMBER_INSTANCE | MEMBER_PUBLIC_KEY },
-	[PH_CONTROL_CVM_LIST] = { "cvm list", 0 },
-	[PH_CONTROL_CVM_SHOW] = { "cvm show", MEMBER_INSTANCE },
-	[PH_CONTROL_CVM_REMOVE] = { "cvm remove", MEMBER_INSTANCE },
-	[PH_CONTROL_CVM_DRAIN] = { "cvm drain", MEMBER_INSTANCE | MEMBER_DRAIN },
-	[PH_CONTROL_FLOW_KILL] = { "flow kill", MEMBER_FLOW | MEMBER_GENERATION },
+	[PH_CONTROL_STATUS] = { "status", 0, 0 },
+	[PH_CONTROL_CVM_ADD] = { "cvm add", MEMBER_APP | MEMBER_INSTANCE | MEMBER_PUBLIC_KEY, 0 },
+	[PH_CONTROL_CVM_LIST] = { "cvm list", 0, 0 },
+	[PH_CONTROL_CVM_SHOW] = { "cvm show", MEMBER_INSTANCE, 0 },
+	[PH_CONTROL_CVM_REMOVE] = { "cvm remove", MEMBER_INSTANCE, 0 },
+	[PH_CONTROL_CVM_DRAIN] = { "cvm drain", MEMBER_INSTANCE | MEMBER_DRAIN, 0 },
+	[PH_CONTROL_APP_SET] = { "app set", MEMBER_APP, MEMBER_IDLE_MS | MEMBER_FLOW_LIMIT },
+	[PH_CONTROL_FLOW_KILL] = { "flow kill", MEMBER_FLOW | MEMBER_GENERATION, 0 },
 };
 
 static const struct {
@@ -53,6 +56,8 @@ static const struct {
 	{ "drain", MEMBER_DRAIN },
 	{ "flow", MEMBER_FLOW },
 	{ "generation", MEMBER_GENERATION },
+	{ "idle_ms", MEMBER_IDLE_MS },
+	{ "flow_limit", MEMBER_FLOW_LIMIT },
 };
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -112,6 +117,12 @@ static int take_member(const json_t *value, const char *name, enum member member
 		return take_number(value, name, &request->flow, error, error_size);
 	case MEMBER_GENERATION:
 		return take_number(value, name, &request->generation, error, error_size);
+	case MEMBER_IDLE_MS:
+		request->has_idle_ms = true;
+		return take_number(value, name, &request->idle_ms, error, error_size);
+	case MEMBER_FLOW_LIMIT:
+		request->has_flow_limit = true;
+		return take_number(value, name, &request->flow_limit, error, error_size);
 	}
 	return -EINVAL;
 }
@@ -147,7 +158,7 @@ static int take_members(json_t *object, struct ph_control_request *request, char
 			continue;
 		for (i = 0; i < COUNT(members) && strcmp(name, members[i].name); i++)
 			;
-		if (i == COUNT(members) || !(verbs[request->verb].members & members[i].member))
+		if (i == COUNT(members) || !((verbs[request->verb].members | verbs[request->verb].optional) & members[i].member))
 			return refuse(error, error_size, "%s takes no %s", verbs[request->verb].name,
 				      ph_log_escape(text, sizeof(text), name, strlen(name)));
 		err = take_member(value, name, members[i].member, request, error, error_size);
@@ -303,6 +314,11 @@ char *ph_control_removed(const char *instance, uint64_t ended)
 char *ph_control_killed(uint64_t killed)
 {
 	return answer(json_pack("{s:I}", "killed", (json_int_t)killed));
+}
+
+char *ph_control_app(const char *app)
+{
+	return answer(json_pack("{s:s}", "app", app));
 }
 
 static json_t *worker_object(uint32_t index, const struct ph_worker *worker, uint64_t now_ns)

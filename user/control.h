@@ -8,6 +8,7 @@
  *   {"verb":"cvm show","instance":INSTANCE}
  *   {"verb":"cvm remove","instance":INSTANCE}
  *   {"verb":"cvm drain","instance":INSTANCE,"drain":true or false}
+ *   {"verb":"app set","app":APP,"idle_ms":MILLISECONDS,"flow_limit":CONNECTIONS}	either may be left out
  *   {"verb":"flow kill","flow":SLOT,"generation":GENERATION}
  *
  *   {"ok":true,"result":...}
@@ -36,6 +37,7 @@ enum ph_control_verb {
 	PH_CONTROL_CVM_SHOW,
 	PH_CONTROL_CVM_REMOVE,
 	PH_CONTROL_CVM_DRAIN,
+	PH_CONTROL_APP_SET,
 	PH_CONTROL_FLOW_KILL,
 };
 
@@ -47,6 +49,8 @@ struct ph_control_request {
 	char public_key[PH_KEY_BASE64_SIZE];
 	bool drain;
 	uint32_t flow, generation;		/* slot in ph_flows, and its generation */
+	bool has_idle_ms, has_flow_limit;
+	uint32_t idle_ms, flow_limit;		/* as in struct ph_id */
 };
 
 /**
@@ -81,6 +85,7 @@ char *ph_control_added(const struct ph_control_cvm *cvm, const struct ph_tunnel 
 		       const struct ph_device_state *device);
 char *ph_control_removed(const char *instance, uint64_t ended);
 char *ph_control_killed(uint64_t killed);
+char *ph_control_app(const char *app);
 
 #define PH_CONTROL_LIST_BEGIN "{\"ok\":true,\"result\":["
 #define PH_CONTROL_LIST_END "]}\n"

@@ -25,7 +25,8 @@
 #include <sqlite3.h>
 
 #define APPLICATION_ID 0x7068616c		/* "phal" */
-#define VERSION 1u
+#define VERSION_NUMBER 2
+#define VERSION (VERSION_NUMBER + 0u)
 #define STRING(x) #x
 #define TEXT(x) STRING(x)
 
@@ -40,18 +41,21 @@
 #define CVM_IS_SOUND \
 	"generation BETWEEN 1 AND 4294967295 AND " IS_ID("instance_id") " AND " IS_ID("app_id") \
 	" AND length(public_key) = 32 AND " IS_ADDRESS " AND slot BETWEEN 0 AND 65535 AND draining IN (0, 1)"
+#define APP_IS_SOUND \
+	IS_ID("app_id") " AND idle_ms BETWEEN 0 AND 4294967295 AND flow_limit BETWEEN 0 AND 4294967295"
 #define REST_IS_SOUND IS_ADDRESS " AND " IS_ID("instance_id") " AND " IS_ID("app_id") " AND freed_ms >= 0"
 
 /*
  * AUTOINCREMENT never gives a number twice, also not one of a row that is gone. In rest are the addresses that belonged
  * to an instance that was removed: none of them is in cvm, and each stays until somebody gets it. Addresses are numbers
- * in host order, so that the lowest comes first.
+ * in host order, so that the lowest comes first. In app is what an operator set for one, which may have no CVM just now.
  */
 static const struct {
+	uint32_t since;				/* the version that has it first */
 	const char *name;
 	const char *sql;
 } schema[] = {
-	{ "cvm",
+	{ 1, "cvm",
 	  "CREATE TABLE cvm (\n"
 	  "  generation INTEGER PRIMARY KEY AUTOINCREMENT,\n"
 	  "  instance_id TEXT NOT NULL UNIQUE,\n"
@@ -64,8 +68,8 @@ static const struct {
 	  "  seen_s INTEGER NOT NULL DEFAULT 0,\n"
 	  "  CHECK (" CVM_IS_SOUND ")\n"
 	  ") STRICT" },
-	{ "cvm_by_app", "CREATE INDEX cvm_by_app ON cvm (app_id, instance_id)" },
-	{ "rest",
+	{ 1, "cvm_by_app", "CREATE INDEX cvm_by_app ON cvm (app_id, instance_id)" },
+	{ 1, "rest",
 	  "CREATE TABLE rest (\n"
 	  "  address INTEGER PRIMARY KEY,\n"
 	  "  instance_id TEXT NOT NULL,\n"
@@ -73,8 +77,15 @@ static const struct {
 	  "  freed_ms INTEGER NOT NULL, -- Unix time; 0 once it has rested\n"
 	  "  CHECK (" REST_IS_SOUND ")\n"
 	  ") STRICT" },
-	{ "rest_by_age", "CREATE INDEX rest_by_age ON rest (freed_ms, address)" },
-	{ "rest_by_instance", "CREATE INDEX rest_by_instance ON rest (instance_id, app_id)" },
+	{ 1, "rest_by_age", "CREATE INDEX rest_by_age ON rest (freed_ms, address)" },
+	{ 1, "rest_by_instance", "CREATE INDEX rest_by_instance ON rest (instance_id, app_id)" },
+	{ 2, "app",
+	  "CREATE TABLE app (\n"
+	  "  app_id TEXT PRIMARY KEY,\n"
+	  "  idle_ms INTEGER NOT NULL, -- 0: the gateway's, as the next\n"
+	  "  flow_limit INTEGER NOT NULL, -- 4294967295: none\n"
+	  "  CHECK (" APP_IS_SOUND ")\n"
+	  ") STRICT" },
 };
 
 /*
@@ -82,14 +93,16 @@ static const struct {
  * in a database that it cannot write.
  */
 static const struct {
+	uint32_t since;
 	const char *sql;
 	const char *wrong;
 } invariants[] = {
-	{ "SELECT 1 FROM cvm WHERE NOT (" CVM_IS_SOUND ") LIMIT 1", "a CVM has a value that none can have" },
-	{ "SELECT 1 FROM rest WHERE NOT (" REST_IS_SOUND ") LIMIT 1", "a free address has a value that none can have" },
-	{ "SELECT 1 FROM cvm a JOIN cvm b ON a.app_id = b.instance_id LIMIT 1", "an app-id is also an instance-id" },
-	{ "SELECT 1 FROM cvm GROUP BY app_id HAVING count(*) > 64 LIMIT 1", "an app has more than 64 instances" },
-	{ "SELECT 1 FROM cvm JOIN rest USING (address) LIMIT 1", "an address is both used and free" },
+	{ 1, "SELECT 1 FROM cvm WHERE NOT (" CVM_IS_SOUND ") LIMIT 1", "a CVM has a value that none can have" },
+	{ 1, "SELECT 1 FROM rest WHERE NOT (" REST_IS_SOUND ") LIMIT 1", "a free address has a value that none can have" },
+	{ 1, "SELECT 1 FROM cvm a JOIN cvm b ON a.app_id = b.instance_id LIMIT 1", "an app-id is also an instance-id" },
+	{ 1, "SELECT 1 FROM cvm GROUP BY app_id HAVING count(*) > 64 LIMIT 1", "an app has more than 64 instances" },
+	{ 1, "SELECT 1 FROM cvm JOIN rest USING (address) LIMIT 1", "an address is both used and free" },
+	{ 2, "SELECT 1 FROM app WHERE NOT (" APP_IS_SOUND ") LIMIT 1", "an app has a setting that none can have" },
 };
 
 __attribute__((format(printf, 4, 5))) static int refuse(int err, char *error, size_t error_size, const char *format,
@@ -176,7 +189,7 @@ static int ask_number(sqlite3 *db, const char *sql, int64_t *ret_number)
 	return code;
 }
 
-static int check_version(sqlite3 *db, const char *path, char *error, size_t error_size)
+static int check_version(sqlite3 *db, const char *path, uint32_t *ret_version, char *error, size_t error_size)
 {
 	int64_t version;
 	int code = ask_number(db, "PRAGMA user_version", &version);
@@ -187,8 +200,9 @@ static int check_version(sqlite3 *db, const char *path, char *error, size_t erro
 		return refuse(-EPROTONOSUPPORT, error, error_size,
 			      "%s: version %lld, written by a newer phalad; this one knows %u", path,
 			      (long long)version, VERSION);
-	if (version < (int64_t)VERSION)
+	if (version < 1)
 		return refuse(-EUCLEAN, error, error_size, "%s: version %lld never was one", path, (long long)version);
+	*ret_version = (uint32_t)version;
 	return 0;
 }
 
@@ -212,7 +226,7 @@ static int check_pages(sqlite3 *db, const char *path, char *error, size_t error_
 	return err;
 }
 
-static int check_schema(sqlite3 *db, const char *path, char *error, size_t error_size)
+static int check_schema(sqlite3 *db, const char *path, uint32_t version, char *error, size_t error_size)
 {
 	sqlite3_stmt *statement = NULL;
 	int err = 0, code;
@@ -221,12 +235,14 @@ static int check_schema(sqlite3 *db, const char *path, char *error, size_t error
 	for (size_t i = 0; code == SQLITE_OK && i < sizeof(schema) / sizeof(schema[0]) && !err; i++) {
 		const char *sql;
 
+		if (schema[i].since > version)
+			continue;
 		sqlite3_bind_text(statement, 1, schema[i].name, -1, SQLITE_STATIC);
 		code = sqlite3_step(statement);
 		sql = code == SQLITE_ROW ? (const char *)sqlite3_column_text(statement, 0) : NULL;
 		if ((code == SQLITE_ROW || code == SQLITE_DONE) && (!sql || strcmp(sql, schema[i].sql)))
 			err = refuse(-EUCLEAN, error, error_size, "%s: %s is not as version %u has it", path,
-				     schema[i].name, VERSION);
+				     schema[i].name, version);
 		code = sqlite3_reset(statement);
 	}
 	if (!err && code != SQLITE_OK)
@@ -235,12 +251,14 @@ static int check_schema(sqlite3 *db, const char *path, char *error, size_t error
 	return err;
 }
 
-static int check_invariants(sqlite3 *db, const char *path, char *error, size_t error_size)
+static int check_invariants(sqlite3 *db, const char *path, uint32_t version, char *error, size_t error_size)
 {
 	for (size_t i = 0; i < sizeof(invariants) / sizeof(invariants[0]); i++) {
 		int64_t number;
-		int code = ask_number(db, invariants[i].sql, &number);
+		int code = SQLITE_DONE;
 
+		if (invariants[i].since <= version)
+			code = ask_number(db, invariants[i].sql, &number);
 		if (code == SQLITE_ROW)
 			return refuse(-EUCLEAN, error, error_size, "%s: damaged: %s", path, invariants[i].wrong);
 		if (code != SQLITE_DONE)
@@ -263,7 +281,7 @@ static void make_uri(const char *path, const char *query, char *out)
 }
 
 /* Everything about what is there, from a connection that leaves no trace. */
-static int inspect(const char *path, bool has_log, char *error, size_t error_size)
+static int inspect(const char *path, bool has_log, uint32_t *ret_version, char *error, size_t error_size)
 {
 	char uri[3 * PATH_MAX + 32];
 	sqlite3 *db = NULL;
@@ -282,13 +300,13 @@ static int inspect(const char *path, bool has_log, char *error, size_t error_siz
 	if (code != SQLITE_OK)
 		err = refuse_sqlite(db, code, path, error, error_size);
 	if (!err)
-		err = check_version(db, path, error, error_size);
+		err = check_version(db, path, ret_version, error, error_size);
 	if (!err)
 		err = check_pages(db, path, error, error_size);
 	if (!err)
-		err = check_schema(db, path, error, error_size);
+		err = check_schema(db, path, *ret_version, error, error_size);
 	if (!err)
-		err = check_invariants(db, path, error, error_size);
+		err = check_invariants(db, path, *ret_version, error, error_size);
 	sqlite3_close(db);
 	return err;
 }
@@ -318,7 +336,7 @@ static int fill(const char *path, char *error, size_t error_size)
 	for (size_t i = 0; code == SQLITE_OK && i < sizeof(schema) / sizeof(schema[0]); i++)
 		code = sqlite3_exec(db, schema[i].sql, NULL, NULL, NULL);
 	if (code == SQLITE_OK)
-		code = sqlite3_exec(db, "PRAGMA user_version = 1; COMMIT; PRAGMA locking_mode = EXCLUSIVE;"
+		code = sqlite3_exec(db, "PRAGMA user_version = " TEXT(VERSION_NUMBER) "; COMMIT; PRAGMA locking_mode = EXCLUSIVE;"
 				    "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
 	if (code != SQLITE_OK)
 		err = refuse_sqlite(db, code, path, error, error_size);
@@ -359,9 +377,23 @@ static int create(const char *path, char *error, size_t error_size)
 	return err;
 }
 
+/* Adds what later versions have. All of it or, if this is cut short, nothing. Return: an SQLite code. */
+static int upgrade(sqlite3 *db, uint32_t version)
+{
+	int code = sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+
+	for (size_t i = 0; code == SQLITE_OK && i < sizeof(schema) / sizeof(schema[0]); i++)
+		if (schema[i].since > version)
+			code = sqlite3_exec(db, schema[i].sql, NULL, NULL, NULL);
+	if (code == SQLITE_OK)
+		code = sqlite3_exec(db, "PRAGMA user_version = " TEXT(VERSION_NUMBER) "; COMMIT", NULL, NULL, NULL);
+	return code;
+}
+
 int ph_database_open(const char *path, struct sqlite3 **ret_db, char *error, size_t error_size)
 {
 	char log[PATH_MAX + 8];
+	uint32_t version = VERSION;
 	sqlite3 *db = NULL;
 	bool is_new, has_log;
 	int err, code;
@@ -375,7 +407,7 @@ int ph_database_open(const char *path, struct sqlite3 **ret_db, char *error, siz
 		return refuse(-EUCLEAN, error, error_size, "%s: is there without %s", log, path);
 	err = is_new ? create(path, error, error_size) : check_header(path, error, error_size);
 	if (!err && !is_new)
-		err = inspect(path, has_log, error, error_size);
+		err = inspect(path, has_log, &version, error, error_size);
 	if (err)
 		return err;
 
@@ -384,6 +416,8 @@ int ph_database_open(const char *path, struct sqlite3 **ret_db, char *error, siz
 		code = sqlite3_exec(db, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;"
 				    "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
 				    "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON", NULL, NULL, NULL);
+	if (code == SQLITE_OK && version < VERSION)
+		code = upgrade(db, version);
 	if (code != SQLITE_OK) {
 		err = refuse_sqlite(db, code, path, error, error_size);
 		sqlite3_close(db);

@@ -51,11 +51,10 @@ int ph_events_remove(struct ph_events *events, int fd)
 }
 
 void ph_events_add_queue(struct ph_events *events, struct ph_timer_queue *queue, uint64_t timeout_ms,
-			 uint64_t slack_ms, void (*expire)(struct ph_timer *timer))
+			 void (*expire)(struct ph_timer *timer))
 {
 	ph_list_init(&queue->timers);
 	queue->timeout_ms = timeout_ms;
-	queue->slack_ms = slack_ms;
 	queue->expire = expire;
 	queue->next = events->queues;
 	events->queues = queue;
@@ -133,14 +132,8 @@ void ph_timer_init(struct ph_timer *timer)
 void ph_timer_arm(struct ph_events *events, struct ph_timer_queue *queue, struct ph_timer *timer)
 {
 	ph_list_remove(&timer->link);
-	timer->due_ms = events->now_ms + queue->timeout_ms + queue->slack_ms;
+	timer->due_ms = events->now_ms + queue->timeout_ms;
 	ph_list_append(&queue->timers, &timer->link);
-}
-
-void ph_timer_touch(struct ph_events *events, struct ph_timer_queue *queue, struct ph_timer *timer)
-{
-	if (events->now_ms + queue->timeout_ms >= timer->due_ms)
-		ph_timer_arm(events, queue, timer);
 }
 
 void ph_timer_disarm(struct ph_timer *timer)

@@ -2,8 +2,8 @@
 /*
  * events - one epoll set and the time-outs of one process.
  *
- * A time-out of one kind always lasts equally long, so each kind is a queue in the order of arrival: arming, touching
- * and disarming are O(1), and only the heads are ever looked at. A queue of 0 ms holds what is to go on in the next
+ * A time-out of one kind always lasts equally long, so each kind is a queue in the order of arrival: arming and
+ * disarming are O(1), and only the heads are ever looked at. A queue of 0 ms holds what is to go on in the next
  * turn.
  */
 #ifndef PHALAD_EVENTS_H
@@ -25,7 +25,6 @@ struct ph_timer {
 struct ph_timer_queue {
 	struct ph_list timers;
 	uint64_t timeout_ms;
-	uint64_t slack_ms;			/* a touch that would gain less than this is not worth the move */
 	void (*expire)(struct ph_timer *timer);	/* the timer is disarmed by then */
 	struct ph_timer_queue *next;
 };
@@ -48,9 +47,9 @@ void ph_events_close(struct ph_events *events);
 int ph_events_add(struct ph_events *events, int fd, uint32_t mask, struct ph_source *source);
 int ph_events_remove(struct ph_events *events, int fd);
 
-/* @queue is the caller's and lives as long as @events. It expires late by up to @slack_ms, never early. */
+/* @queue is the caller's and lives as long as @events. */
 void ph_events_add_queue(struct ph_events *events, struct ph_timer_queue *queue, uint64_t timeout_ms,
-			 uint64_t slack_ms, void (*expire)(struct ph_timer *timer));
+			 void (*expire)(struct ph_timer *timer));
 
 /* One turn: wait, handle what happened, expire what is due. Return: 0 or -errno. */
 int ph_events_turn(struct ph_events *events);
@@ -58,8 +57,6 @@ int ph_events_turn(struct ph_events *events);
 void ph_timer_init(struct ph_timer *timer);
 /* Starts @timer anew, whatever queue it was in. */
 void ph_timer_arm(struct ph_events *events, struct ph_timer_queue *queue, struct ph_timer *timer);
-/* The same for a timer that is in @queue already and often begins anew. */
-void ph_timer_touch(struct ph_events *events, struct ph_timer_queue *queue, struct ph_timer *timer);
 void ph_timer_disarm(struct ph_timer *timer);
 
 #endif

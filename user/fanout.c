@@ -172,7 +172,7 @@ int ph_fanout_new(struct ph_events *events, const int *channel_fds, uint32_t wor
 	fanout->serial = events->now_ns;		/* never an earlier manager's */
 	fanout->count = worker_count;
 	ph_list_init(&fanout->jobs);
-	ph_events_add_queue(events, &fanout->deadlines, PH_FANOUT_TIMEOUT_MS, 0, expire);
+	ph_events_add_queue(events, &fanout->deadlines, PH_FANOUT_TIMEOUT_MS, expire);
 	for (uint32_t i = 0; i < worker_count && !err; i++) {
 		struct channel *channel = &fanout->channels[i];
 

@@ -25,6 +25,7 @@ enum flows_map {
 	MAP_SWEEP,
 	MAP_LOADS,
 	MAP_REASONS,
+	MAP_LOCKS,
 	MAP_COUNT,
 };
 
@@ -39,6 +40,7 @@ static const struct {
 	[MAP_SWEEP] = { "ph_sweep", sizeof(__u32), sizeof(struct ph_sweep), 1 },
 	[MAP_LOADS] = { "ph_loads", sizeof(__u32), sizeof(struct ph_load), PH_INSTANCES_MAX },
 	[MAP_REASONS] = { "ph_reasons", sizeof(__u32), sizeof(__u64), PH_REASONS_MAX },
+	[MAP_LOCKS] = { "ph_source_locks", sizeof(__u32), sizeof(__u32), PH_SOURCE_LOCKS },
 };
 
 struct ph_flows {
@@ -180,6 +182,20 @@ int ph_flows_reasons(const struct ph_flows *flows, __u64 ret_counters[PH_REASONS
 	free(values);
 	if (!err)
 		memcpy(ret_counters, sums, sizeof(sums));
+	return err;
+}
+
+int ph_flows_locks(const struct ph_flows *flows, uint32_t *ret_held)
+{
+	__u32 held = 0, lock = 0;
+	int err = 0;
+
+	for (__u32 i = 0; i < PH_SOURCE_LOCKS && !err; i++) {
+		err = bpf_map_lookup_elem(flows->fds[MAP_LOCKS], &i, &lock);
+		held += !err && lock;
+	}
+	if (!err)
+		*ret_held = held;
 	return err;
 }
 

@@ -77,6 +77,8 @@ static void publish_settings(struct ph_keeper *keeper)
 	gateway->healthy_for_ns = config->healthy_for_ms * NS_PER_MS;
 	gateway->manager_grace_ns = config->manager_grace_ms * NS_PER_MS;
 	gateway->workers = config->workers;
+	gateway->app_limit = config->flows_per_app;
+	gateway->source_limit = config->flows_per_source;
 }
 
 static int reconcile_peers(struct ph_keeper *keeper, char *error, size_t error_size)
@@ -457,6 +459,55 @@ int ph_keeper_drain(struct ph_keeper *keeper, const char *instance_id, bool drai
 	carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
 	log_change(drain ? "drains" : "drains no longer", &cvm);
 	*ret_cvm = cvm;
+	return 0;
+}
+
+/* The app's instances as the registry has them now, into roster and maps. */
+static void renew_app(struct ph_keeper *keeper, const char *app_id)
+{
+	char id[PH_ID_SIZE] __attribute__((aligned(8))) = "";
+	struct ph_id app = { 0 };
+
+	memcpy(id, app_id, strnlen(app_id, sizeof(id) - 1));
+	if (ph_maps_find_id(keeper->maps, id, &app))
+		keeper->mend_maps = true;
+	for (uint32_t i = 0; i < app.count && i < PH_APP_INSTANCES_MAX; i++) {
+		const struct ph_roster_entry *entry = ph_roster_at(keeper->roster, app.refs[i].slot);
+		struct ph_cvm cvm;
+
+		if (!entry || ph_registry_find(keeper->registry, entry->cvm.instance_id, &cvm)) {
+			keeper->mend_maps = true;
+			continue;
+		}
+		carry_out(keeper, "noting", &cvm, ph_roster_set(keeper->roster, &cvm));
+		carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
+	}
+}
+
+int ph_keeper_set_app(struct ph_keeper *keeper, const char *app_id, const uint32_t *idle_ms, const uint32_t *flow_limit,
+		      char *error, size_t error_size)
+{
+	uint32_t idle = 0, limit = 0;
+	int err = ph_registry_app(keeper->registry, app_id, &idle, &limit);
+
+	if (err)
+		snprintf(error, error_size, "registry: %s", strerror(-err));
+	idle = idle_ms ? *idle_ms : idle;
+	limit = flow_limit ? *flow_limit : limit;
+	if (!err && idle && (idle < PH_IDLE_MIN_MS || idle > PH_IDLE_MAX_MS)) {
+		err = -EINVAL;
+		snprintf(error, error_size, "an idle time-out is %d to %d ms", PH_IDLE_MIN_MS, PH_IDLE_MAX_MS);
+	}
+	if (!err && limit > PH_FLOW_LIMIT_MAX && limit != PH_LIMIT_NONE) {
+		err = -EINVAL;
+		snprintf(error, error_size, "a limit of connections is at most %d", PH_FLOW_LIMIT_MAX);
+	}
+	if (!err)
+		err = ph_registry_set_app(keeper->registry, app_id, idle, limit, error, error_size);
+	if (err)
+		return err;
+	renew_app(keeper, app_id);
+	ph_log(PH_LOG_INFO, "app %s: idle time-out %u ms, %u connections (0: the gateway's)", app_id, idle, limit);
 	return 0;
 }
 

@@ -72,6 +72,10 @@ int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *inst
 int ph_keeper_drain(struct ph_keeper *keeper, const char *instance_id, bool drain, struct ph_cvm *ret_cvm, char *error,
 		    size_t error_size);
 
+/* Settings of an app; of those that are NULL nothing is changed. They hold for connections that begin from now on. */
+int ph_keeper_set_app(struct ph_keeper *keeper, const char *app_id, const uint32_t *idle_ms, const uint32_t *flow_limit,
+		      char *error, size_t error_size);
+
 /*
  * The kernel path's connections have ended when this returns; the message's count says how many. @done is called once all
  * workers have ended theirs, or some did not answer; never if this returns an error.

@@ -2,6 +2,7 @@
 /*
  * maps - creating, pinning, adopting, reading and writing the maps of phala/abi.h.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -97,6 +98,12 @@ static void unmap_array(void *at, size_t value_size, uint32_t entries)
 		munmap(at, array_bytes(value_size, entries));
 }
 
+static void close_fd(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
 void ph_maps_free(struct ph_maps *maps)
 {
 	if (!maps)
@@ -104,12 +111,13 @@ void ph_maps_free(struct ph_maps *maps)
 	unmap_array(maps->gateway, sizeof(*maps->gateway), 1);
 	unmap_array(maps->instances, sizeof(*maps->instances), PH_INSTANCES_MAX);
 	unmap_array(maps->workers, sizeof(*maps->workers), PH_WORKERS_MAX);
-	if (maps->ids_fd >= 0)
-		close(maps->ids_fd);
-	if (maps->domains_fd >= 0)
-		close(maps->domains_fd);
-	if (maps->guard_fd >= 0)
-		close(maps->guard_fd);
+	unmap_array(maps->loads, sizeof(*maps->loads), PH_INSTANCES_MAX);
+	close_fd(maps->ids_fd);
+	close_fd(maps->domains_fd);
+	close_fd(maps->sources_fd);
+	close_fd(maps->relayed_fd);
+	close_fd(maps->guard_fd);
+	close_fd(maps->declines_fd);
 	free(maps);
 }
 
@@ -118,7 +126,7 @@ static struct ph_maps *maps_alloc(void)
 	struct ph_maps *maps = calloc(1, sizeof(*maps));
 
 	if (maps)
-		maps->ids_fd = maps->domains_fd = maps->guard_fd = -1;
+		maps->ids_fd = maps->domains_fd = maps->sources_fd = maps->relayed_fd = maps->declines_fd = maps->guard_fd = -1;
 	return maps;
 }
 
@@ -356,11 +364,16 @@ int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size
 	maps->instances = map_array(bpf_map__fd(skel->maps.ph_instances), sizeof(*maps->instances), PH_INSTANCES_MAX,
 				    both);
 	maps->workers = map_array(bpf_map__fd(skel->maps.ph_workers), sizeof(*maps->workers), PH_WORKERS_MAX, both);
+	maps->loads = map_array(bpf_map__fd(skel->maps.ph_loads), sizeof(*maps->loads), PH_INSTANCES_MAX, both);
 	maps->ids_fd = fcntl(bpf_map__fd(skel->maps.ph_ids), F_DUPFD_CLOEXEC, 3);
 	maps->domains_fd = fcntl(bpf_map__fd(skel->maps.ph_domains), F_DUPFD_CLOEXEC, 3);
 	maps->guard_fd = fcntl(bpf_map__fd(skel->maps.ph_guard_cvms), F_DUPFD_CLOEXEC, 3);
-	if (!maps->gateway || !maps->instances || !maps->workers || maps->ids_fd < 0 || maps->domains_fd < 0 ||
-	    maps->guard_fd < 0) {
+	maps->sources_fd = fcntl(bpf_map__fd(skel->maps.ph_sources), F_DUPFD_CLOEXEC, 3);
+	maps->relayed_fd = fcntl(bpf_map__fd(skel->maps.ph_relayed), F_DUPFD_CLOEXEC, 3);
+	maps->declines_fd = fcntl(bpf_map__fd(skel->maps.ph_declines), F_DUPFD_CLOEXEC, 3);
+	if (!maps->gateway || !maps->instances || !maps->workers || !maps->loads || maps->ids_fd < 0 ||
+	    maps->domains_fd < 0 || maps->sources_fd < 0 || maps->relayed_fd < 0 ||
+	    maps->declines_fd < 0 || maps->guard_fd < 0) {
 		err = fail(-errno, error, error_size, "mapping the maps in %s: %s", dir, strerror(errno));
 		goto out;
 	}
@@ -413,9 +426,9 @@ static int open_array(const char *dir, const char *name, size_t value_size, uint
 	return err;
 }
 
-static int open_hash(const char *dir, const char *name, int *ret_fd)
+static int open_hash(const char *dir, const char *name, bool writable, int *ret_fd)
 {
-	LIBBPF_OPTS(bpf_obj_get_opts, options, .file_flags = BPF_F_RDONLY);
+	LIBBPF_OPTS(bpf_obj_get_opts, options, .file_flags = writable ? 0 : BPF_F_RDONLY);
 	char path[PATH_MAX];
 	int fd, err = pin_path(path, dir, name);
 
@@ -430,7 +443,7 @@ static int open_hash(const char *dir, const char *name, int *ret_fd)
 
 int ph_maps_open(const char *dir, int worker, struct ph_maps **ret_maps, char *error, size_t error_size)
 {
-	void *gateway = NULL, *instances = NULL, *workers = NULL;
+	void *gateway = NULL, *instances = NULL, *workers = NULL, *loads = NULL;
 	struct ph_maps *maps;
 	char path[PATH_MAX];
 	int err, fd;
@@ -456,13 +469,22 @@ int ph_maps_open(const char *dir, int worker, struct ph_maps **ret_maps, char *e
 		err = open_array(dir, "ph_instances", sizeof(*maps->instances), PH_INSTANCES_MAX, -1, &instances);
 	if (!err)
 		err = open_array(dir, "ph_workers", sizeof(*maps->workers), PH_WORKERS_MAX, worker, &workers);
+	if (!err)
+		err = open_array(dir, "ph_loads", sizeof(*maps->loads), PH_INSTANCES_MAX, -1, &loads);
 	maps->gateway = gateway;
 	maps->instances = instances;
 	maps->workers = workers;
+	maps->loads = loads;
 	if (!err)
-		err = open_hash(dir, "ph_ids", &maps->ids_fd);
+		err = open_hash(dir, "ph_ids", false, &maps->ids_fd);
 	if (!err)
-		err = open_hash(dir, "ph_domains", &maps->domains_fd);
+		err = open_hash(dir, "ph_domains", false, &maps->domains_fd);
+	if (!err)
+		err = open_hash(dir, "ph_sources", false, &maps->sources_fd);
+	if (!err)
+		err = open_hash(dir, "ph_relayed", worker >= 0, &maps->relayed_fd);
+	if (!err)
+		err = open_hash(dir, "ph_declines", false, &maps->declines_fd);
 	if (err) {
 		ph_maps_free(maps);
 		return fail(err, error, error_size, "opening the maps in %s: %s", dir, strerror(-err));
@@ -582,6 +604,179 @@ int ph_maps_each_domain(const struct ph_maps *maps,
 	return more == -ENOENT || !more ? 0 : more;
 }
 
+/* Return: false for an address that is IPv6. */
+static bool v4_of(const char address[16], __be32 *ret_client)
+{
+	static const char mapped[12] = { [10] = (char)0xff, [11] = (char)0xff };	/* RFC 4291, section 2.5.5.2 */
+
+	memcpy(ret_client, address + sizeof(mapped), sizeof(*ret_client));
+	return !memcmp(address, mapped, sizeof(mapped));
+}
+
+uint32_t ph_maps_source_flows(const struct ph_maps *maps, const char address[16])
+{
+	__u32 flows = 0;
+	__be32 client;
+
+	return v4_of(address, &client) && !bpf_map_lookup_elem(maps->sources_fd, &client, &flows) ? flows : 0;
+}
+
+uint32_t ph_maps_decline(const struct ph_maps *maps, const char address[16], uint16_t port, uint64_t boot_now_ns)
+{
+	struct ph_decline_key key = { .client_port = htons(port) };
+	struct ph_decline decline;
+
+	if (!v4_of(address, &key.client) || bpf_map_lookup_elem(maps->declines_fd, &key, &decline) ||
+	    decline.now_ns + PH_DECLINE_FRESH_MS * 1000000ULL < boot_now_ns || decline.reason >= PH_REASON_COUNT)
+		return 0;
+	return decline.reason;
+}
+
+uint64_t ph_maps_app_flows(const struct ph_maps *maps, const struct ph_id *app)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < app->count && i < PH_APP_INSTANCES_MAX; i++) {
+		const struct ph_ref *ref = &app->refs[i];
+
+		if (ref->slot < PH_INSTANCES_MAX && maps->loads[ref->slot].generation == ref->generation)
+			sum += __atomic_load_n(&maps->loads[ref->slot].active, __ATOMIC_RELAXED);
+	}
+	return sum;
+}
+
+uint32_t ph_maps_relayed(const struct ph_maps *maps, const struct ph_relayed_key *key)
+{
+	__u32 count = 0;
+
+	return bpf_map_lookup_elem(maps->relayed_fd, key, &count) ? 0 : count;
+}
+
+uint64_t ph_maps_relayed_by_all(const struct ph_maps *maps, const struct ph_relayed_key *key)
+{
+	struct ph_relayed_key one = *key;
+	uint64_t sum = 0;
+
+	for (one.worker = 0; one.worker < maps->gateway->workers && one.worker < PH_WORKERS_MAX; one.worker++)
+		sum += ph_maps_relayed(maps, &one);
+	return sum;
+}
+
+int ph_maps_set_relayed(const struct ph_maps *maps, const struct ph_relayed_key *key, uint32_t count)
+{
+	__u32 value = count;
+
+	return count ? bpf_map_update_elem(maps->relayed_fd, key, &value, BPF_ANY)
+		     : bpf_map_delete_elem(maps->relayed_fd, key);
+}
+
+/* As ph_maps_each_id(), whatever is in it. */
+static int each(int fd, size_t key_size, size_t value_size,
+		int (*visit)(const void *key, const void *value, void *arg), void *arg)
+{
+	char *keys = calloc(WALK_BATCH, key_size), *values = calloc(WALK_BATCH, value_size);
+	__u32 from = 0, to = 0, count;
+	int err = keys && values ? 0 : -ENOMEM, last = 0;
+	bool first = true;
+
+	while (!err && !last) {
+		count = WALK_BATCH;
+		last = bpf_map_lookup_batch(fd, first ? NULL : &from, &to, keys, values, &count, NULL);
+		if (last && last != -ENOENT)
+			err = last;
+		for (__u32 i = 0; i < count && !err; i++)
+			err = visit(keys + i * key_size, values + i * value_size, arg);
+		from = to;
+		first = false;
+	}
+	free(keys);
+	free(values);
+	return err;
+}
+
+struct visit_relayed {
+	int (*visit)(const struct ph_relayed_key *key, uint32_t count, void *arg);
+	void *arg;
+};
+
+static int visit_relayed(const void *key, const void *value, void *arg)
+{
+	const struct visit_relayed *to = arg;
+
+	return to->visit(key, *(const __u32 *)value, to->arg);
+}
+
+int ph_maps_each_relayed(const struct ph_maps *maps,
+			 int (*visit)(const struct ph_relayed_key *key, uint32_t count, void *arg), void *arg)
+{
+	struct visit_relayed to = { visit, arg };
+
+	return each(maps->relayed_fd, sizeof(struct ph_relayed_key), sizeof(__u32), visit_relayed, &to);
+}
+
+struct visit_source {
+	int (*visit)(__be32 client, uint32_t flows, void *arg);
+	void *arg;
+};
+
+static int visit_source(const void *key, const void *value, void *arg)
+{
+	const struct visit_source *to = arg;
+
+	return to->visit(*(const __be32 *)key, *(const __u32 *)value, to->arg);
+}
+
+int ph_maps_each_source(const struct ph_maps *maps, int (*visit)(__be32 client, uint32_t flows, void *arg), void *arg)
+{
+	struct visit_source to = { visit, arg };
+
+	return each(maps->sources_fd, sizeof(__be32), sizeof(__u32), visit_source, &to);
+}
+
+struct visit_decline {
+	int (*visit)(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg);
+	void *arg;
+};
+
+static int visit_decline(const void *key, const void *value, void *arg)
+{
+	const struct visit_decline *to = arg;
+
+	return to->visit(key, value, to->arg);
+}
+
+int ph_maps_each_decline(const struct ph_maps *maps,
+			 int (*visit)(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg),
+			 void *arg)
+{
+	struct visit_decline to = { visit, arg };
+
+	return each(maps->declines_fd, sizeof(struct ph_decline_key), sizeof(struct ph_decline), visit_decline, &to);
+}
+
+struct forgetting {
+	const struct ph_maps *maps;
+	uint32_t worker;
+};
+
+static int forget(const struct ph_relayed_key *key, uint32_t count, void *arg)
+{
+	const struct forgetting *forgetting = arg;
+	int err = 0;
+
+	(void)count;
+	if (key->worker == forgetting->worker || key->worker >= forgetting->maps->gateway->workers)
+		err = ph_maps_set_relayed(forgetting->maps, key, 0);
+	return err == -ENOENT ? 0 : err;
+}
+
+int ph_maps_forget_relayed(const struct ph_maps *maps, uint32_t worker)
+{
+	struct forgetting forgetting = { maps, worker };
+
+	return ph_maps_each_relayed(maps, forget, &forgetting);
+}
+
 /*
  * The fences order the stores for readers that look at the generation before and after (pick.h). Without memory for
  * what guard counts of it, that counts for nobody: no reason to do without a CVM.
@@ -590,7 +785,8 @@ void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_i
 {
 	struct ph_instance *to = &maps->instances[slot];
 
-	if (to->generation == instance->generation && to->address == instance->address &&
+	if (to->generation == instance->generation && maps->loads[slot].generation == instance->generation &&
+	    to->address == instance->address &&
 	    ph_id_equal(to->app_id, instance->app_id) && ph_id_equal(to->instance_id, instance->instance_id)) {
 		__atomic_store_n(&to->handshake_wall_ns, instance->handshake_wall_ns, __ATOMIC_RELAXED);
 		__atomic_store_n(&to->handshake_ns, instance->handshake_ns, __ATOMIC_RELAXED);
@@ -602,6 +798,8 @@ void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_i
 		guard_add(maps, instance->address, (struct ph_ref){ slot, instance->generation });
 	__atomic_store_n(&to->generation, 0, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (maps->loads[slot].generation != instance->generation)
+		maps->loads[slot] = (struct ph_load){ .generation = instance->generation };
 	to->address = instance->address;
 	to->reserved = 0;
 	to->handshake_wall_ns = instance->handshake_wall_ns;

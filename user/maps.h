@@ -21,9 +21,13 @@ struct ph_maps {
 	struct ph_gateway *gateway;		/* mapped; read-only unless opened by ph_maps_create() */
 	struct ph_instance *instances;		/* PH_INSTANCES_MAX of them */
 	struct ph_worker *workers;		/* PH_WORKERS_MAX of them */
+	struct ph_load *loads;			/* PH_INSTANCES_MAX of them */
 	int ids_fd;
 	int domains_fd;
 	int guard_fd;				/* ph_guard_cvms; -1 unless opened by ph_maps_create() */
+	int sources_fd;
+	int relayed_fd;				/* writable for a worker */
+	int declines_fd;
 };
 
 /**
@@ -50,7 +54,7 @@ int ph_maps_unpin(const char *dir, char *error, size_t error_size);
  * @worker: the index of the worker that wants to write its own ph_workers element, or -1.
  *
  * Nothing that is returned can be made writable later, save the memory pages that hold that element (its neighbours'
- * counters are there too).
+ * counters are there too), and for a worker ph_relayed.
  *
  * Return: 0, -ENOENT when none are pinned there, -ESTALE when they are of another ABI version, or -errno.
  */
@@ -72,6 +76,28 @@ void ph_maps_free_instance(struct ph_maps *maps, uint32_t slot);
 /* The reading side. Return: 0, -ENOENT, or -errno. */
 int ph_maps_find_id(const struct ph_maps *maps, const char *id, struct ph_id *ret_id);
 int ph_maps_find_domain(const struct ph_maps *maps, const char *name, uint32_t *ret_index);
+
+/* Connections that steer carries for a client. @address: as in struct ph_relayed_key; IPv6 ones have none. */
+uint32_t ph_maps_source_flows(const struct ph_maps *maps, const char address[16]);
+/* Why steer left a client alone, a moment ago. @address: as above. Return: an enum ph_reason, or 0 when it said nothing. */
+uint32_t ph_maps_decline(const struct ph_maps *maps, const char address[16], uint16_t port, uint64_t boot_now_ns);
+/* Flows of the kernel path to an app. */
+uint64_t ph_maps_app_flows(const struct ph_maps *maps, const struct ph_id *app);
+
+/* What a worker carries, by what is limited; 0 when there is no such key. */
+uint32_t ph_maps_relayed(const struct ph_maps *maps, const struct ph_relayed_key *key);
+/* The same of all workers; @key's worker is not looked at. */
+uint64_t ph_maps_relayed_by_all(const struct ph_maps *maps, const struct ph_relayed_key *key);
+/* A worker's own. @count 0 takes the key away. Return: 0 or -errno. */
+int ph_maps_set_relayed(const struct ph_maps *maps, const struct ph_relayed_key *key, uint32_t count);
+/* Takes away what a worker of this index, and those that there are no more, left behind. Return: 0 or -errno. */
+int ph_maps_forget_relayed(const struct ph_maps *maps, uint32_t worker);
+int ph_maps_each_source(const struct ph_maps *maps, int (*visit)(__be32 client, uint32_t flows, void *arg), void *arg);
+int ph_maps_each_decline(const struct ph_maps *maps,
+			 int (*visit)(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg),
+			 void *arg);
+int ph_maps_each_relayed(const struct ph_maps *maps,
+			 int (*visit)(const struct ph_relayed_key *key, uint32_t count, void *arg), void *arg);
 
 /* Walk all keys of a hash; safe while it changes. Return: 0, what @visit returned if not 0, or -errno. */
 int ph_maps_each_id(const struct ph_maps *maps,

@@ -31,7 +31,8 @@ static struct ph_instance instance_of(const struct ph_maps *maps, const struct p
 /* Ids are compared as words, and written whole: padding in a map value is zero. */
 static bool is_same_id(const struct ph_id *a, const struct ph_id *b)
 {
-	return a->kind == b->kind && a->count == b->count && !memcmp(a->refs, b->refs, a->count * sizeof(a->refs[0]));
+	return a->kind == b->kind && a->count == b->count && a->idle_ms == b->idle_ms &&
+	       a->flow_limit == b->flow_limit && !memcmp(a->refs, b->refs, a->count * sizeof(a->refs[0]));
 }
 
 /* Return: 1 when it had to be written, 0 when it was right, or -errno. */
@@ -48,7 +49,13 @@ static int set_id(struct ph_maps *maps, const char *id, const struct ph_id *valu
 
 static int set_instance_id(struct ph_maps *maps, const struct ph_cvm *cvm)
 {
-	struct ph_id value = { .kind = PH_ID_INSTANCE, .count = 1, .refs = { ref_of(cvm) } };
+	struct ph_id value = {
+		.kind = PH_ID_INSTANCE,
+		.count = 1,
+		.idle_ms = cvm->idle_ms,
+		.flow_limit = cvm->flow_limit,
+		.refs = { ref_of(cvm) },
+	};
 
 	return set_id(maps, cvm->instance_id, &value);
 }
@@ -96,7 +103,7 @@ static int set_cvm(const struct ph_cvm *cvm, void *arg)
 	struct ph_instance wanted = instance_of(pass->maps, cvm);
 	int err;
 
-	if (memcmp(known, &wanted, sizeof(wanted))) {
+	if (memcmp(known, &wanted, sizeof(wanted)) || pass->maps->loads[cvm->slot].generation != cvm->generation) {
 		ph_maps_set_instance(pass->maps, cvm->slot, &wanted);
 		pass->result.changed++;
 	}
@@ -109,6 +116,8 @@ static int set_cvm(const struct ph_cvm *cvm, void *arg)
 		return -EMLINK;
 	memcpy(pass->app_id, cvm->app_id, sizeof(pass->app_id));
 	pass->app.kind = PH_ID_APP;
+	pass->app.idle_ms = cvm->idle_ms;
+	pass->app.flow_limit = cvm->flow_limit;
 	pass->app.refs[pass->app.count++] = ref_of(cvm);
 	return 0;
 }
@@ -233,6 +242,8 @@ int ph_reconcile_add(struct ph_maps *maps, const struct ph_cvm *cvm, bool forget
 	if (at >= PH_APP_INSTANCES_MAX)
 		return -EMLINK;
 	app.kind = PH_ID_APP;
+	app.idle_ms = cvm->idle_ms;
+	app.flow_limit = cvm->flow_limit;
 	app.refs[at] = ref_of(cvm);
 	if (at == app.count)
 		app.count++;

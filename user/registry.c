@@ -21,7 +21,9 @@
 #include "database.h"
 #include "key.h"
 
-#define CVM_COLUMNS "generation, instance_id, app_id, public_key, address, slot, draining, added_s, seen_s"
+#define SELECT_CVM \
+	"SELECT generation, instance_id, app_id, public_key, address, slot, draining, added_s, seen_s," \
+	" coalesce(idle_ms, 0), coalesce(flow_limit, 0) FROM cvm LEFT JOIN app USING (app_id) "
 #define SLOT_WORDS (PH_INSTANCES_MAX / 64)
 
 enum query {
@@ -33,12 +35,15 @@ enum query {
 	DRAIN,
 	SEEN,
 	REMOVE,
+	SET_APP,
+	FORGET_APP,
+	FIND_APP,
 	QUERY_COUNT,
 };
 
 static const char *const queries[QUERY_COUNT] = {
-	[FIND] = "SELECT " CVM_COLUMNS " FROM cvm WHERE instance_id = ?1",
-	[FIND_BY_KEY] = "SELECT " CVM_COLUMNS " FROM cvm WHERE public_key = ?1",
+	[FIND] = SELECT_CVM "WHERE instance_id = ?1",
+	[FIND_BY_KEY] = SELECT_CVM "WHERE public_key = ?1",
 	[COUNT_OF_APP] = "SELECT count(*) FROM cvm WHERE app_id = ?1",
 	[INSERT] = ("INSERT INTO cvm (instance_id, app_id, public_key, address, slot, added_s)"
 		    " VALUES (?1, ?2, ?3, ?4, ?5, ?6)"),
@@ -46,6 +51,9 @@ static const char *const queries[QUERY_COUNT] = {
 	[DRAIN] = "UPDATE cvm SET draining = ?2 WHERE instance_id = ?1",
 	[SEEN] = "UPDATE cvm SET seen_s = ?2 WHERE instance_id = ?1",
 	[REMOVE] = "DELETE FROM cvm WHERE instance_id = ?1",
+	[SET_APP] = "INSERT OR REPLACE INTO app (app_id, idle_ms, flow_limit) VALUES (?1, ?2, ?3)",
+	[FORGET_APP] = "DELETE FROM app WHERE app_id = ?1",
+	[FIND_APP] = "SELECT idle_ms, flow_limit FROM app WHERE app_id = ?1",
 };
 
 struct ph_registry {
@@ -92,7 +100,7 @@ static sqlite3_stmt *ready_for(struct ph_registry *registry, enum query query, c
 	return statement;
 }
 
-/* The row that @statement is at, with CVM_COLUMNS. Constraints of the table were checked when the file was opened. */
+/* The row that @statement is at, of SELECT_CVM. Constraints of the table were checked when the file was opened. */
 static int read_cvm(sqlite3_stmt *statement, struct ph_cvm *ret_cvm)
 {
 	const char *instance_id = (const char *)sqlite3_column_text(statement, 1);
@@ -111,6 +119,8 @@ static int read_cvm(sqlite3_stmt *statement, struct ph_cvm *ret_cvm)
 	cvm.draining = sqlite3_column_int(statement, 6);
 	cvm.added_s = sqlite3_column_int64(statement, 7);
 	cvm.seen_s = sqlite3_column_int64(statement, 8);
+	cvm.idle_ms = (uint32_t)sqlite3_column_int64(statement, 9);
+	cvm.flow_limit = (uint32_t)sqlite3_column_int64(statement, 10);
 	*ret_cvm = cvm;
 	return 0;
 }
@@ -132,7 +142,7 @@ int ph_registry_each(struct ph_registry *registry, int (*visit)(const struct ph_
 	sqlite3_stmt *statement = NULL;		/* its own, so that one visit may look for another CVM */
 	int err = 0, code;
 
-	code = sqlite3_prepare_v2(registry->db, "SELECT " CVM_COLUMNS " FROM cvm ORDER BY app_id, instance_id", -1,
+	code = sqlite3_prepare_v2(registry->db, SELECT_CVM "ORDER BY app_id, instance_id", -1,
 				  &statement, NULL);
 	if (code != SQLITE_OK)
 		return -EIO;
@@ -461,6 +471,40 @@ int ph_registry_drain(struct ph_registry *registry, const char *instance_id, boo
 	statement = ready_for(registry, DRAIN, instance_id);
 	sqlite3_bind_int(statement, 2, drain);
 	return ph_database_run(statement) ? refuse_sqlite(registry, error, error_size) : 0;
+}
+
+int ph_registry_set_app(struct ph_registry *registry, const char *app_id, uint32_t idle_ms, uint32_t flow_limit,
+			char *error, size_t error_size)
+{
+	sqlite3_stmt *statement;
+	int64_t count = 0;
+
+	if (is_id(app_id) && ph_database_number(ready_for(registry, COUNT_OF_APP, app_id), &count))
+		return refuse_sqlite(registry, error, error_size);
+	if (!count)
+		return refuse(-ENOENT, error, error_size, "there is no such app");
+	if (!idle_ms && !flow_limit) {
+		statement = ready_for(registry, FORGET_APP, app_id);
+	} else {
+		statement = ready_for(registry, SET_APP, app_id);
+		sqlite3_bind_int64(statement, 2, idle_ms);
+		sqlite3_bind_int64(statement, 3, flow_limit);
+	}
+	return ph_database_run(statement) ? refuse_sqlite(registry, error, error_size) : 0;
+}
+
+int ph_registry_app(struct ph_registry *registry, const char *app_id, uint32_t *ret_idle_ms, uint32_t *ret_flow_limit)
+{
+	sqlite3_stmt *statement = ready_for(registry, FIND_APP, app_id);
+	int code = sqlite3_step(statement);
+
+	*ret_idle_ms = *ret_flow_limit = 0;
+	if (code == SQLITE_ROW) {
+		*ret_idle_ms = (uint32_t)sqlite3_column_int64(statement, 0);
+		*ret_flow_limit = (uint32_t)sqlite3_column_int64(statement, 1);
+	}
+	sqlite3_reset(statement);
+	return code == SQLITE_ROW || code == SQLITE_DONE ? 0 : -EIO;
 }
 
 int ph_registry_seen(struct ph_registry *registry, const char *instance_id, int64_t seen_s)

@@ -27,6 +27,8 @@ struct ph_cvm {
 	bool draining;
 	int64_t added_s;			/* Unix time */
 	int64_t seen_s;				/* Unix time of the last handshake that was written down; 0 is never */
+	uint32_t idle_ms;			/* its app's, as set by ph_registry_set_app() */
+	uint32_t flow_limit;
 };
 
 struct ph_registry;
@@ -71,6 +73,14 @@ void ph_registry_free(struct ph_registry *registry);
  */
 int ph_registry_add(struct ph_registry *registry, const char *app_id, const char *instance_id,
 		    const uint8_t public_key[PH_KEY_LEN], struct ph_cvm *ret_cvm, char *error, size_t error_size);
+
+/*
+ * What an operator set for an app, with the meaning that it has in struct ph_id. It stays when the app has no instance any
+ * more. Return: 0, -ENOENT for an app that has none now, -EIO.
+ */
+int ph_registry_set_app(struct ph_registry *registry, const char *app_id, uint32_t idle_ms, uint32_t flow_limit,
+			char *error, size_t error_size);
+int ph_registry_app(struct ph_registry *registry, const char *app_id, uint32_t *ret_idle_ms, uint32_t *ret_flow_limit);
 
 /* Return: 0, -ENOENT, -EIO. After a remove the address rests. */
 int ph_registry_remove(struct ph_registry *registry, const char *instance_id, char *error, size_t error_size);

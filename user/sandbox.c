@@ -71,6 +71,9 @@ struct option {
 	int level, name;
 };
 
+/* A map whose descriptor may only read is not changed by any of them. */
+static const uint32_t map_commands[] = { BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM };
+
 static const struct option settable[] = {
 	{ SOL_SOCKET, SO_BINDTOIFINDEX },
 	{ SOL_SOCKET, SO_KEEPALIVE },
@@ -127,8 +130,8 @@ static int add_rules(scmp_filter_ctx filter)
 				       masked(1, SOCK_TYPE_BITS, SOCK_STREAM), is(2, 0));
 	if (!err)				/* abort(), not other workers, whose user is the same */
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, is(0, (uint32_t)getpid()));
-	if (!err)
-		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1, is(0, BPF_MAP_LOOKUP_ELEM));
+	for (size_t i = 0; !err && i < sizeof(map_commands) / sizeof(map_commands[0]); i++)
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1, is(0, map_commands[i]));
 	if (!err)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, masked(2, PROT_EXEC, 0));
 	return err;

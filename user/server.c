@@ -260,7 +260,7 @@ int ph_server_new(struct ph_events *events, int listen_fd, const struct ph_serve
 		return err;
 	}
 	server->listening = true;
-	ph_events_add_queue(events, &server->idle, PH_SERVER_IDLE_MS, 0, expire);
+	ph_events_add_queue(events, &server->idle, PH_SERVER_IDLE_MS, expire);
 	*ret_server = server;
 	return 0;
 }

@@ -180,7 +180,6 @@ uint32_t ph_steer_set(struct ph_steering *steering, const struct ph_steer_settin
 		begin_slots(steering);
 	}
 	config->tunnel_mtu = settings->tunnel_mtu;
-	config->app_limit = settings->app_limit;
 	config->tries = settings->tries < PH_BIND_TRIES_MAX ? settings->tries : PH_BIND_TRIES_MAX;
 	config->idle_ns = settings->idle_timeout_ms * 1000000ULL;
 	for (int i = 0; i < PH_LISTEN_MAX; i++)

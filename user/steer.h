@@ -20,7 +20,6 @@ struct ph_steer_settings {
 	uint8_t prefix_len;
 	uint32_t tunnel_mtu;
 	uint32_t tries;			/* instances tried for one connection */
-	uint32_t app_limit;		/* flows to one app; 0 is no limit */
 	uint64_t idle_timeout_ms;
 };
 

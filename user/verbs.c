@@ -160,6 +160,15 @@ static void kill_flow(struct ph_client *client, const struct ph_control_request 
 	reply(client, err ? ph_control_error(err, error) : ph_control_killed(1));
 }
 
+static void set_app(struct ph_client *client, const struct ph_control_request *request, struct ph_keeper *keeper)
+{
+	char error[256];
+	int err = ph_keeper_set_app(keeper, request->app, request->has_idle_ms ? &request->idle_ms : NULL,
+				    request->has_flow_limit ? &request->flow_limit : NULL, error, sizeof(error));
+
+	reply(client, err ? ph_control_error(err, error) : ph_control_app(request->app));
+}
+
 /* Whom to list, in order; who is gone by the time of the row is left out. */
 struct listing {
 	struct ph_keeper *keeper;
@@ -291,6 +300,9 @@ static void handle_request(struct ph_client *client, const char *line, size_t le
 		break;
 	case PH_CONTROL_CVM_DRAIN:
 		drain(client, &request, verbs->keeper);
+		break;
+	case PH_CONTROL_APP_SET:
+		set_app(client, &request, verbs->keeper);
 		break;
 	case PH_CONTROL_FLOW_KILL:
 		kill_flow(client, &request, verbs->keeper);

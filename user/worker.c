@@ -138,6 +138,8 @@ static void accept_some(struct ph_source *source, uint32_t events)
 	if (!worker->listening)
 		return;
 	for (unsigned i = 0; i < PH_ACCEPT_BATCH; i++) {
+		struct sockaddr_storage client = { 0 };
+		socklen_t len = sizeof(client);
 		int fd;
 
 		if (worker->connections.count >= worker->limit) {
@@ -146,9 +148,9 @@ static void accept_some(struct ph_source *source, uint32_t events)
 			worker->at_limit = true;
 			return;
 		}
-		fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		fd = accept4(listener->fd, (struct sockaddr *)&client, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd >= 0) {
-			ph_connection_open(&worker->connections, fd);
+			ph_connection_open(&worker->connections, fd, &client);
 			worker->accepted++;
 		} else if (errno == EAGAIN) {
 			break;
@@ -388,11 +390,17 @@ static int start(struct worker *worker)
 		return err;
 	}
 	stats = &worker->maps->workers[args->index];
-	err = ph_connections_init(&worker->connections, worker->config, worker->maps, stats, &worker->events);
+	err = ph_maps_forget_relayed(worker->maps, args->index);
+	if (!err)
+		err = ph_connections_init(&worker->connections, worker->config, worker->maps, args->index,
+					  &worker->events);
 	if (err) {
 		ph_log(PH_LOG_ERROR, "%s", strerror(-err));
 		return err;
 	}
+	err = ph_ledger_new(worker->config->run_dir, args->index, &worker->connections.ledger);
+	if (err)
+		ph_log(PH_LOG_WARNING, "%s: no list of connections: %s", worker->config->run_dir, strerror(-err));
 	err = open_certificates(worker);
 	if (!err)
 		err = open_signals(worker);
@@ -401,8 +409,8 @@ static int start(struct worker *worker)
 	if (err)
 		return err;
 
-	ph_events_add_queue(&worker->events, &worker->pause_queue, PH_ACCEPT_PAUSE_MS, 0, pause_expired);
-	ph_events_add_queue(&worker->events, &worker->heartbeat_queue, HEARTBEAT_MS, 0, beat);
+	ph_events_add_queue(&worker->events, &worker->pause_queue, PH_ACCEPT_PAUSE_MS, pause_expired);
+	ph_events_add_queue(&worker->events, &worker->heartbeat_queue, HEARTBEAT_MS, beat);
 	ph_timer_init(&worker->pause);
 	ph_timer_init(&worker->heartbeat);
 	worker->channel_source.handle = channel_happened;

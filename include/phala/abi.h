@@ -18,7 +18,11 @@
  *   ph_hellos    array            hello slot    struct ph_hello_store steer     steer
  *   ph_free_hellos queue                        __u32 hello slot   steer        steer
  *   ph_sweep     array            0             struct ph_sweep    steer        steer
- *   ph_loads     array, mmapable  instance slot struct ph_load     steer        phalactl
+ *   ph_loads     array, mmapable  instance slot struct ph_load     steer, manager all
+ *   ph_sources   hash             __be32 client __u32 flows        steer        steer, workers, phalactl
+ *   ph_source_locks array         any           __u32              steer        steer
+ *   ph_relayed   hash             ph_relayed_key __u32 connections workers      steer, workers, phalactl
+ *   ph_declines  LRU hash         ph_decline_key struct ph_decline steer      workers, phalactl
  *   ph_reasons   array, per CPU   enum ph_reason __u64             steer        phalactl
  *   ph_events    ring buffer                    struct ph_event    steer        phalactl
  *   ph_guard     array, per CPU   enum ph_guard_reason __u64       guard, steer all
@@ -66,8 +70,12 @@ enum ph_id_kind {
 struct ph_id {
 	__u32 kind;			/* enum ph_id_kind */
 	__u32 count;			/* valid refs; 1 for an instance */
+	__u32 idle_ms;			/* the app's own time-out; 0 is the gateway's. An instance's are its app's */
+	__u32 flow_limit;		/* the app's own; 0 is the gateway's, PH_LIMIT_NONE none at all */
 	struct ph_ref refs[PH_APP_INSTANCES_MAX];
 };
+
+#define PH_LIMIT_NONE 0xffffffff
 
 enum ph_instance_state {
 	PH_INSTANCE_FREE = 0,
@@ -98,6 +106,8 @@ struct ph_gateway {
 	__u64 manager_grace_ns;
 	__u32 tunnel_ifindex;		/* 0 while there is no tunnel device */
 	__u32 workers;			/* how many of ph_workers are in use */
+	__u32 app_limit;		/* connections to one app, on either path; 0 is no limit */
+	__u32 source_limit;		/* the same of one client's address */
 };
 
 struct ph_worker {
@@ -116,8 +126,8 @@ struct ph_steer {
 	__u32 slots;			/* flow slots in use: a power of two, 0 while there is no source address */
 	__u32 source;			/* first source address towards CVMs, host order: PH_FLOW_PORTS slots each */
 	__u32 tunnel_mtu;
-	__u32 app_limit;		/* flows to one app, 0 is no limit */
 	__u32 tries;			/* instances tried for one connection, at most PH_BIND_TRIES_MAX */
+	__u32 spare;
 	__be16 ports[PH_LISTEN_MAX];	/* where the gateway listens; 0 is none */
 	__u32 fresh;			/* flow slots from here on were never used */
 	__u32 fresh_hellos;		/* the same of hello slots */
@@ -200,6 +210,12 @@ struct ph_flow_way {
 	__u32 reserved[5];
 };
 
+/* Where a flow is counted, until it is over. */
+enum ph_counted {
+	PH_COUNTED_INSTANCE = 1,	/* ph_load.active */
+	PH_COUNTED_SOURCE = 2,		/* ph_sources */
+};
+
 struct ph_flow {
 	struct ph_splice splice;
 	struct ph_flow_way client;
@@ -213,10 +229,10 @@ struct ph_flow {
 	__u8 reason;			/* enum ph_reason, once it is over or declined */
 	__u8 domain;			/* index */
 	__u8 ended_by_cvm;
-	__u8 reserved;
+	__u8 counted;			/* enum ph_counted */
 	__u8 mac[12];			/* layer-2 tunnel: destination and source towards the CVM */
 	__u8 nic_mac[12];		/* the same towards the client, as its hello came */
-	__u32 spare;
+	__u32 idle_ms;			/* its app's own time-out; 0 is the gateway's */
 };
 
 /* The one timer, by which flows end when their time is over. */
@@ -260,15 +276,46 @@ struct ph_hello_store {
 	__u8 data[2 * PH_HELLO_STREAM_BPF_MAX];	/* of which half is used: the verifier adds two bounds */
 };
 
-/* Flows of one instance. */
+/*
+ * Flows of one instance. The manager begins it anew before it lets anybody know of the generation: from a packet's path
+ * that would not be safe.
+ */
 struct ph_load {
 	__u32 generation;
-	__u32 active;
+	__u32 active;			/* from the pick on */
 	__u64 begun;
 	__u64 bytes_from_clients;	/* of flows that are over */
 	__u64 bytes_from_cvms;
 	__u64 packets_from_clients;
 	__u64 packets_from_cvms;
+	__u64 reasons[PH_LOAD_REASONS_MAX];	/* by enum ph_load_reason */
+};
+
+/*
+ * What one worker carries, by what is limited. Each writes its own keys, and takes away what a dead one of its index left.
+ */
+enum ph_relayed_kind {
+	PH_RELAYED_APP = 1,
+	PH_RELAYED_SOURCE = 2,
+};
+
+struct ph_relayed_key {
+	__u32 worker;
+	__u32 kind;			/* enum ph_relayed_kind */
+	char id[PH_ID_SIZE];		/* app-id, or 16 bytes of IPv6 address (IPv4: mapped), zero padded */
+};
+
+/* Why steer left a client's connection to a worker: for the worker to tell, the last ones only. */
+struct ph_decline_key {
+	__be32 client;
+	__be16 client_port;
+	__be16 zero;
+};
+
+struct ph_decline {
+	__u64 now_ns;			/* CLOCK_BOOTTIME */
+	__u32 reason;			/* enum ph_reason */
+	__u32 zero;
 };
 
 enum ph_event_kind {
@@ -348,13 +395,13 @@ enum ph_kill {
 PH_ABI_SIZE(ph_id_key, 64);
 PH_ABI_SIZE(ph_domain_key, 256);
 PH_ABI_SIZE(ph_ref, 8);
-PH_ABI_SIZE(ph_id, 8 + 8 * PH_APP_INSTANCES_MAX);
-PH_ABI_AT(ph_id, refs, 8);
+PH_ABI_SIZE(ph_id, 16 + 8 * PH_APP_INSTANCES_MAX);
+PH_ABI_AT(ph_id, refs, 16);
 PH_ABI_SIZE(ph_instance, 160);
 PH_ABI_AT(ph_instance, handshake_ns, 16);
 PH_ABI_AT(ph_instance, app_id, 32);
 PH_ABI_AT(ph_instance, instance_id, 96);
-PH_ABI_SIZE(ph_gateway, 40);
+PH_ABI_SIZE(ph_gateway, 48);
 PH_ABI_AT(ph_gateway, health_now_ns, 8);
 PH_ABI_SIZE(ph_worker, PH_WORKER_SIZE);
 PH_ABI_AT(ph_worker, counters, 32);
@@ -367,14 +414,20 @@ PH_ABI_SIZE(ph_flow_way, 64);
 PH_ABI_SIZE(ph_flow, 256);
 PH_ABI_AT(ph_flow, begun_ns, 192);
 PH_ABI_AT(ph_flow, lock, 208);
+PH_ABI_AT(ph_flow, counted, 227);
 PH_ABI_AT(ph_flow, mac, 228);
+PH_ABI_AT(ph_flow, idle_ms, 252);
 PH_ABI_SIZE(ph_sweep, 32);
-PH_ABI_SIZE(ph_load, 48);
+PH_ABI_SIZE(ph_load, 48 + 8 * PH_LOAD_REASONS_MAX);
+PH_ABI_SIZE(ph_relayed_key, 72);
+PH_ABI_SIZE(ph_decline_key, 8);
+PH_ABI_SIZE(ph_decline, 16);
 PH_ABI_SIZE(ph_event, 88);
 PH_ABI_SIZE(ph_guard_cvm, 24 + 16 * PH_GUARD_MAX);
 PH_ABI_AT(ph_guard_cvm, drops, 24);
 PH_ABI_SIZE(ph_guard_event, 48);
 _Static_assert((int)PH_GUARD_COUNT <= PH_GUARD_MAX, "ABI: more reasons of guard's than counters");
+_Static_assert((int)PH_LOAD_REASON_COUNT <= PH_LOAD_REASONS_MAX, "ABI: more of an instance's reasons than counters");
 _Static_assert((int)PH_REASON_COUNT <= PH_REASONS_MAX, "ABI: more reasons than counters");
 
 #endif

@@ -30,6 +30,7 @@
 #define PH_NICS_MAX 16			/* devices that clients come in on */
 #define PH_WORKERS_MAX 64		/* worker processes */
 #define PH_WORKER_SIZE 4096		/* of a worker's element: a page */
+#define PH_LOAD_REASONS_MAX 16		/* counters kept for each instance */
 #define PH_REASONS_MAX 128		/* counters a worker keeps; more than PH_REASON_COUNT, so that the ABI stays */
 
 /* Defaults of the configuration. */
@@ -37,6 +38,9 @@
 #define PH_CONNECT_TIMEOUT_MS 1000	/* for one instance, before the next one's turn */
 #define PH_CONNECT_TRIES 3		/* instances tried for one connection */
 #define PH_IDLE_TIMEOUT_MS 3600000	/* no byte either way */
+#define PH_IDLE_MIN_MS 100		/* the shortest and the longest that can be set */
+#define PH_IDLE_MAX_MS 604800000
+#define PH_FLOW_LIMIT_MAX 1000000000	/* the largest limit of connections that can be set */
 #define PH_HEALTHY_FOR_MS 300000	/* age of the last WireGuard handshake at which an instance stops being healthy */
 #define PH_MANAGER_GRACE_MS 3600000	/* how long frozen health is believed when no manager refreshes it */
 #define PH_ADDRESS_QUARANTINE_MS 3600000 /* rest of a freed address before another instance may have it */
@@ -50,6 +54,10 @@
 /* The kernel path. */
 #define PH_FLOWS_MAX 262144		/* slots of the flow table, a power of two */
 #define PH_FLOW_PORTS 32768		/* slots per source address: ports 32768-65535 */
+#define PH_SOURCE_LOCKS 1024		/* a power of two: clients that are counted at one time on different CPUs */
+#define PH_RELAYED_MAX 262144		/* apps and clients of all workers that are counted for limits */
+#define PH_DECLINES_MAX 16384		/* clients of which it is known why steer left them to a worker, the last ones */
+#define PH_DECLINE_FRESH_MS 30000	/* how long that is believed to be about the same connection */
 #define PH_HELLOS_MAX 4096		/* hellos that are being collected or whose SYN is out, at one time */
 #define PH_HELLO_PIECES 8		/* gaps that may be open in one of them, and one more */
 #define PH_HELLO_PACKETS_MAX 24		/* packets of one hello, repeated ones counted, before it is left to a worker */

@@ -30,6 +30,14 @@ static inline int ph_gateway_is_stale(const struct ph_gateway *gw, __u64 boot_no
 	return boot_now_ns > gw->health_now_ns && boot_now_ns - gw->health_now_ns > gw->manager_grace_ns;
 }
 
+/* How many connections the app whose id this is may have. @limit: the gateway's own. Return: 0 when there is no limit. */
+static inline __u32 ph_app_limit(const struct ph_id *app, __u32 limit)
+{
+	if (app->flow_limit == PH_LIMIT_NONE)
+		return 0;
+	return app->flow_limit ? app->flow_limit : limit;
+}
+
 /* Ids are compared as eight words; both are zero padded. */
 static inline int ph_id_equal(const char *a, const char *b)
 {

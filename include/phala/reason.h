@@ -82,7 +82,13 @@
 	X(TOO_BIG, "too-big", "a packet of a spliced flow over the path's MTU: answered with ICMP")          \
 	X(STRAY, "stray", "a packet from a CVM, of a flow that is over: answered with a reset")              \
 	X(DROPPED_MALFORMED, "dropped-malformed", "a packet of a spliced flow that could not be rewritten")  \
-	X(ICMP_PASSED, "icmp-passed", "an ICMP error about a spliced flow, translated")
+	X(ICMP_PASSED, "icmp-passed", "an ICMP error about a spliced flow, translated")                      \
+	/* limits, where a worker sees them; steer's is declined-limit */                                     \
+	X(APP_LIMIT, "app-limit", "refused: the app has as many connections as it may have")                 \
+	X(SOURCE_LIMIT, "source-limit", "refused: the client has as many connections as it may have")          \
+	/* why a worker carries what could have been the kernel's: told of connections, not counted */        \
+	X(NO_NIC, "no-nic", "no Nic is configured: everything is relayed")                                   \
+	X(POSTGRES, "postgres", "PostgreSQL asks for TLS before its ClientHello: relayed")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,
@@ -90,6 +96,33 @@ enum ph_reason {
 #undef PH_REASON_ENUM
 	PH_REASON_COUNT
 };
+
+/* Those that steer counts for each instance too, by which an app's are told. The order is part of the ABI. */
+#define PH_LOAD_REASONS(X)                                                                             \
+	X(CLOSED) X(CLIENT_RESET) X(CVM_RESET) X(IDLE) X(INSTANCE_REMOVED) X(TUNNEL_GONE) X(SHUTDOWN) X(KILLED) \
+	X(CVM_REFUSED) X(CVM_UNREACHABLE) X(CVM_TIMEOUT) X(CVM_NO_TIMESTAMPS) X(DECLINED_LIMIT)                 \
+	X(DECLINED_UNANSWERED)
+
+enum ph_load_reason {
+#define PH_LOAD_REASON_ENUM(name) PH_LOAD_REASON_##name,
+	PH_LOAD_REASONS(PH_LOAD_REASON_ENUM)
+#undef PH_LOAD_REASON_ENUM
+	PH_LOAD_REASON_COUNT
+};
+
+/* Return: PH_LOAD_REASON_COUNT for one that is not counted there. */
+static inline enum ph_load_reason ph_load_reason(enum ph_reason reason)
+{
+	switch (reason) {
+#define PH_LOAD_REASON_CASE(name)        \
+	case PH_REASON_##name:           \
+		return PH_LOAD_REASON_##name;
+	PH_LOAD_REASONS(PH_LOAD_REASON_CASE)
+#undef PH_LOAD_REASON_CASE
+	default:
+		return PH_LOAD_REASON_COUNT;
+	}
+}
 
 /* What guard did with a packet on the tunnel device. */
 #define PH_GUARD_REASONS(X)                                                                   \

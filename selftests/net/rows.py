@@ -83,9 +83,9 @@ def standard_pair(lab, label, name, port, **options):
         return client, accept(listener)
 
 
-def passthrough_pair(lab, label, name, port, family=4):
+def passthrough_pair(lab, label, name, port, family=4, **shape):
     """A client's socket that has sent a hello, and the CVM's end that has read it; from here on bytes are bytes."""
-    hello = tls.records(tls.client_hello(tls.sni(f"{label}.{DOMAIN}")))
+    hello = tls.records(tls.client_hello(tls.sni(f"{label}.{DOMAIN}"), **shape))
     with listening(lab, name, port) as listener:
         client = lab.connect(family)
         client.sendall(hello)

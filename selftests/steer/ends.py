@@ -117,8 +117,48 @@ def blind(place):
     # The very SYN that began it, late
     client.send(flags=SYN, seq=client.isn, options=b"\2\4\x05\xb4")
     is_alive(place, client, "after its own SYN")
-    # Somebody at the CVM's end guesses
-    flow = place.flow_of(client.sport, RAW)
+    client.reset()
+
+
+@row(rows, "blind packets from the CVM's end into a live flow: no effect", 60)
+def blind_cvm(place):
+    """Who knows addresses and ports, but no numbers."""
+    cvm = fake(place)
+    client = place.raw(times=False)
+    client.send_at(0, HELLO)
+    client.sent(len(HELLO))
+    syn = cvm.syn()
+    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
+    expect(cvm.next(), "no hello")
+    seq, ack = 1001, (syn.seq + 1 + len(HELLO)) & MASK
+
+    def goes_on(what):
+        nonlocal seq, ack
+        cvm.answer(syn, ACK | PSH, seq, ack, data=b"down")
+        seq += 4
+        got = client.next(want=lambda segment: segment.data == b"down")
+        equal(got and got.seq, client.ack, f"towards the client {what}")
+        client.ack = (client.ack + 4) & MASK
+        client.send(b"up", flags=ACK | PSH)
+        client.sent(2)
+        got = cvm.next(want=lambda segment: segment.data == b"up")
+        equal(got and got.seq, ack, f"towards the CVM {what}")
+        ack = (ack + 2) & MASK
+        equal(state_of(place, client), ("spliced", "-"), what)
+    goes_on("before")
+    client.inbox.clear()
+    for flags in (RST, RST | ACK, FIN | ACK, SYN, SYN | ACK):
+        for _ in range(40):
+            cvm.answer(syn, flags, (seq + random.randrange(1 << 17, (1 << 32) - (1 << 17))) & MASK, random.getrandbits(32))
+        goes_on(f"after {flags}")
+    # What is passed on is as far from what the client expects as it was, which its own stack sees.
+    near = [segment for segment in client.inbox if segment.flags & (RST | FIN | SYN) and
+            (segment.seq - client.ack + (1 << 16)) & MASK < 1 << 17]
+    equal(near, [], "what the client could take for the CVM's")
+    # In the client's window, but not the next number: challenged there (RFC 5961, section 3.2), and alive here
+    for delta in (1, 100, 20000):
+        cvm.answer(syn, RST, seq + delta, 0)
+        goes_on(f"after a reset {delta} too far")
     client.reset()
 
 

@@ -249,9 +249,8 @@ class Field:
 
     def restore(self):
         """As every row finds it: app1 and app are cvm1, pair is cvm1 and cvm2; no flow, no loss, all options on."""
-        for ns, device in self.lossy:
-            ns.run(["tc", "filter", "del", "dev", device, "ingress"])
-        self.lossy, self.relay = [], relay
+        self.mend()
+        self.relay = relay
         for ns in self.namespaces():
             for name in SYSCTLS:
                 if self.sysctl(ns, name) != self.defaults[ns.name, name]:
@@ -277,6 +276,12 @@ class Field:
                            "sec", section])
             expect(not done.returncode, done.stderr)
             self.lossy.append((ns, device))
+
+    def mend(self):
+        """All lines are good again."""
+        for ns, device in self.lossy:
+            ns.run(["tc", "filter", "del", "dev", device, "ingress"])
+        self.lossy = []
 
     def listen(self):
         listener = self.gateway.socket()

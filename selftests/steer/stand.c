@@ -10,7 +10,8 @@
  *   remove INSTANCE		and end its flows
  *   flows			slot state client cvm bytes packets bytes packets reason
  *   reasons			word and count of those that are not 0
- *   limit APPLIMIT IDLE_MS TRIES
+ *   limit APPLIMIT IDLE_MS TRIES [SOURCELIMIT]
+ *   counted			what limits count: clients, flows of clients, flows of instances
  *   kill			all flows
  *   reload			the programs anew, over the same maps
  *   detach
@@ -160,6 +161,23 @@ static void print_reasons(int fd)
 	}
 }
 
+/* What limits count: clients that have an element, their flows, and the flows of all instances. */
+static void print_counted(const struct ph_maps *maps)
+{
+	uint32_t clients = 0, flows = 0, active = 0;
+	__be32 key, *last = NULL;
+	__u32 count;
+
+	for (; !bpf_map_get_next_key(maps->sources_fd, last, &key); last = &key) {
+		clients++;
+		if (!bpf_map_lookup_elem(maps->sources_fd, &key, &count))
+			flows += count;
+	}
+	for (uint32_t i = 0; i < PH_INSTANCES_MAX; i++)
+		active += maps->loads[i].active;
+	printf("%u %u %u\n", clients, flows, active);
+}
+
 static void *refresh_health(struct ph_maps *maps)
 {
 	struct timespec now;
@@ -227,9 +245,9 @@ int main(int argc, char **argv)
 	printf("ready %u\n.\n", slots);
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {
-		char a[64] = "", b[64] = "", c[64] = "", verb[64] = "";
+		char a[64] = "", b[64] = "", c[64] = "", d[64] = "", verb[64] = "";
 
-		sscanf(line, "%63s %63s %63s %63s", verb, a, b, c);
+		sscanf(line, "%63s %63s %63s %63s %63s", verb, a, b, c, d);
 		refresh_health(maps);
 		err = 0;
 		if (!strcmp(verb, "add")) {
@@ -241,10 +259,13 @@ int main(int argc, char **argv)
 		} else if (!strcmp(verb, "reasons")) {
 			print_reasons(reasons);
 		} else if (!strcmp(verb, "limit")) {
-			settings.app_limit = atoi(a);
+			maps->gateway->app_limit = atoi(a);
+			maps->gateway->source_limit = atoi(d);
 			settings.idle_timeout_ms = atoi(b);
 			settings.tries = atoi(c);
 			ph_steer_set(steering, &settings);
+		} else if (!strcmp(verb, "counted")) {
+			print_counted(maps);
 		} else if (!strcmp(verb, "kill")) {
 			printf("%d\n", ph_steer_kill_all(steering, PH_REASON_KILLED));
 		} else if (!strcmp(verb, "idle")) {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes through spliced flows: intact, both ways, whatever the options, over good lines and bad ones."""
-import os, socket, threading, time
+import itertools, os, socket, threading, time
 
 from field import SLOW, echo, equal, expect, hello, receive, row, wait_until
 
@@ -68,6 +68,63 @@ for line in (None, "one"):
     for side in ("client", "CVM"):
         for option in OPTIONS:
             options_row(side, option, line)
+
+
+COMBINATIONS = [set(some) for count in range(4) for some in itertools.combinations(OPTIONS, count)]
+
+
+def matrix_row(line, size, seconds):
+    """Each of the 64 ways in which client and CVM lack options. Without the CVM's timestamps the client's must not go there."""
+    @row(rows, f"every combination of options that either end lacks, {line or 'good'} line", seconds)
+    def every(place):
+        place.client.sysctl("net.ipv4.tcp_rmem", "4096 131072 1500000")         # scales that are not the same
+        place.cvms[0].ns.sysctl("net.ipv4.tcp_rmem", "4096 131072 33554432")
+        for lacks in itertools.product(COMBINATIONS, COMBINATIONS):
+            for ns, lacking in zip((place.client, place.cvms[0].ns), lacks):
+                for option in OPTIONS:
+                    ns.sysctl(f"net.ipv4.{option}", int(option not in lacking))
+            before = place.stand.reasons()
+            if "tcp_timestamps" in lacks[1] - lacks[0]:
+                with place.connect() as sock:
+                    sock.sendall(HELLO)
+                    equal(receive(sock, 5), b"RELAY", f"{lacks}: who answered")
+                continue
+            try:
+                transfer(place, size, 100, line)
+            finally:
+                place.mend()
+            equal(place.stand.since(before).get("spliced"), 1, f"{lacks}: spliced")
+
+
+matrix_row(None, MIB, 120)
+matrix_row("one", MIB // 16, 240)
+
+
+@row(rows, "MSS from 536 up, of the client and of the CVM's tunnel", 60)
+def segments(place):
+    for mss in (536, 537, 700, 1000, 1219, 1220, 1379, 1380, 1460):
+        transfer(place, MIB, options=((socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss),))
+    for mtu in (576, 900, 1280, place.mtu):
+        place.cvms[0].ns.ip(f"link set t0 mtu {mtu}\n")
+        transfer(place, MIB)
+
+
+def ecn_row(line):
+    @row(rows, f"ECN asked for and taken, or not, by either end, {line or 'good'} line", 60)
+    def ecn(place):
+        for client, gateway, cvm in itertools.product((0, 1), (0, 2), (0, 1, 2)):
+            for ns, value in zip((place.client, place.gateway, place.cvms[0].ns), (client, gateway, cvm)):
+                ns.sysctl("net.ipv4.tcp_ecn", value)
+            before = place.stand.reasons()
+            try:
+                transfer(place, MIB if not line else MIB // 4, line=line)
+            finally:
+                place.mend()
+            equal(place.stand.since(before).get("spliced"), 1, f"client {client}, gateway {gateway}, CVM {cvm}: spliced")
+
+
+ecn_row(None)
+ecn_row("one")
 
 
 @row(rows, "many at once over a line that loses and doubles", 120)

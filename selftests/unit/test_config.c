@@ -338,6 +338,7 @@ static void test_values(void)
 	ktap_ok(!strcmp(c->bpf_dir, "/sys/fs/bpf/phala"), "default: BpfDir");
 	ktap_ok(c->hello_timeout_ms == 5000 && c->connect_timeout_ms == 1000 && c->connect_tries == 3 &&
 		c->idle_timeout_ms == 3600000, "default: time-outs");
+	ktap_ok(!c->flows_per_app && !c->flows_per_source, "default: no limit of connections");
 	ktap_ok(c->healthy_for_ms == 300000 && c->manager_grace_ms == 3600000 && c->address_quarantine_ms == 3600000,
 		"default: health, grace, quarantine");
 	ktap_ok(c->tunnel.type == PH_TUNNEL_WIREGUARD && c->tunnel.mtu == 1420 && !*c->tunnel.endpoint,
@@ -349,7 +350,7 @@ static void test_values(void)
 	c = NULL;
 	if (!ktap_ok(!load("[Gateway]\nListen = [2001:db8::1]:8443\nHelloTimeout = 500ms\nConnectTimeout = 2\n"
 			   "ConnectTries = 64\nIdleTimeout = 10m\nHealthyFor = 10min\nManagerGrace = 2h\n"
-			   "AddressQuarantine = 720h\nUser = daemon\n"
+			   "AddressQuarantine = 720h\nUser = daemon\nFlowsPerApp = 1000\nFlowsPerSource = 1\n"
 			   "Gate = native\nConnectionsPerSource = 0\nConnectionsBurst = 10000000\nHellosPerSource = 7\n"
 			   "SourcePrefix4 = 24\nSourcePrefix6 = 48\n"
 			   "[Domain EXAMPLE.Com]\nCertificate = /a b\nPrivateKey = /k\n" EXTERNAL
@@ -361,6 +362,7 @@ static void test_values(void)
 	ktap_ok(c->hello_timeout_ms == 500, "ms");
 	ktap_ok(c->connect_timeout_ms == 2000, "a bare number is seconds");
 	ktap_ok(c->connect_tries == 64, "ConnectTries");
+	ktap_ok(c->flows_per_app == 1000 && c->flows_per_source == 1, "FlowsPerApp, FlowsPerSource");
 	ktap_ok(c->idle_timeout_ms == 600000 && c->healthy_for_ms == 600000, "m and min");
 	ktap_ok(c->gate.mode == PH_GATE_NATIVE && !c->gate.connections && c->gate.connections_burst == 10000000 &&
 		c->gate.hellos == 7 && c->gate.handshakes == 500 && c->gate.prefix4 == 24 && c->gate.prefix6 == 48,

@@ -29,6 +29,11 @@ static const struct {
 	  { .verb = PH_CONTROL_CVM_DRAIN, .instance = "shop1", .drain = true } },
 	{ "cvm drain, undone", "{\"verb\":\"cvm drain\",\"instance\":\"shop1\",\"drain\":false}",
 	  { .verb = PH_CONTROL_CVM_DRAIN, .instance = "shop1" } },
+	{ "app set", "{\"verb\":\"app set\",\"app\":\"shop\",\"idle_ms\":1800000,\"flow_limit\":4294967295}",
+	  { .verb = PH_CONTROL_APP_SET, .app = "shop", .has_idle_ms = true, .idle_ms = 1800000,
+	    .has_flow_limit = true, .flow_limit = UINT32_MAX } },
+	{ "app set, half of it", "{\"verb\":\"app set\",\"app\":\"shop\",\"flow_limit\":0}",
+	  { .verb = PH_CONTROL_APP_SET, .app = "shop", .has_flow_limit = true } },
 };
 
 static const struct {
@@ -62,6 +67,11 @@ static const struct {
 	{ "a drain that is a number", "{\"verb\":\"cvm drain\",\"instance\":\"a\",\"drain\":1}", "drain" },
 	{ "a key of 45 characters",
 	  "{\"verb\":\"cvm add\",\"app\":\"a\",\"instance\":\"b\",\"public_key\":\"" KEY "=\"}", "44" },
+	{ "an app that is missing", "{\"verb\":\"app set\",\"idle_ms\":1}", "app" },
+	{ "a limit that is a string", "{\"verb\":\"app set\",\"app\":\"a\",\"flow_limit\":\"5\"}", "flow_limit" },
+	{ "a limit over 32 bits", "{\"verb\":\"app set\",\"app\":\"a\",\"flow_limit\":4294967296}", "flow_limit" },
+	{ "an idle time-out below 0", "{\"verb\":\"app set\",\"app\":\"a\",\"idle_ms\":-1}", "idle_ms" },
+	{ "another verb's setting", "{\"verb\":\"cvm show\",\"instance\":\"a\",\"idle_ms\":1}", "idle_ms" },
 	{ "a number too large", "{\"verb\":99999999999999999999}", "not JSON" },
 };
 
@@ -87,7 +97,11 @@ static void test_parse(void)
 				     request.verb == taken[i].request.verb && request.drain == taken[i].request.drain &&
 				     !memcmp(request.app, taken[i].request.app, sizeof(request.app)) &&
 				     !memcmp(request.instance, taken[i].request.instance, sizeof(request.instance)) &&
-				     !strcmp(request.public_key, taken[i].request.public_key),
+				     !strcmp(request.public_key, taken[i].request.public_key) &&
+				     request.has_idle_ms == taken[i].request.has_idle_ms &&
+				     request.idle_ms == taken[i].request.idle_ms &&
+				     request.has_flow_limit == taken[i].request.has_flow_limit &&
+				     request.flow_limit == taken[i].request.flow_limit,
 			     "taken: %s", taken[i].name))
 			printf("# %s\n", error);
 	}

@@ -141,6 +141,7 @@ enum damage {
 	APP_IS_INSTANCE,
 	USED_AND_FREE,
 	FULL_APP,
+	BAD_SETTING,
 	DIRECTORY,
 	FIFO,
 };
@@ -156,18 +157,19 @@ static const struct {
 	{ "a text", PLAIN_TEXT, -EUCLEAN, "not an SQLite database" },
 	{ "another program's database", OTHER_DATABASE, -EUCLEAN, "not a registry" },
 	{ "another application's id", OTHER_APPLICATION, -EUCLEAN, "not a registry" },
-	{ "a newer version", NEWER, -EPROTONOSUPPORT, "version 2, written by a newer phalad" },
-	{ "a newer version that only the log knows", NEWER_IN_LOG, -EPROTONOSUPPORT, "version 2, written by a newer" },
+	{ "a newer version", NEWER, -EPROTONOSUPPORT, "version 3, written by a newer phalad" },
+	{ "a newer version that only the log knows", NEWER_IN_LOG, -EPROTONOSUPPORT, "version 3, written by a newer" },
 	{ "version 0", VERSION_ZERO, -EUCLEAN, "version 0 never was one" },
 	{ "the second half cut off", CUT, -EUCLEAN, "" },
 	{ "pages overwritten", PAGES_OVERWRITTEN, -EUCLEAN, "" },
 	{ "an index that is another one", INDEX_ELSEWHERE, -EUCLEAN, "" },
-	{ "a column more", OTHER_SCHEMA, -EUCLEAN, "cvm is not as version 1 has it" },
-	{ "a table less", TABLE_MISSING, -EUCLEAN, "rest is not as version 1 has it" },
+	{ "a column more", OTHER_SCHEMA, -EUCLEAN, "cvm is not as version 2 has it" },
+	{ "a table less", TABLE_MISSING, -EUCLEAN, "rest is not as version 2 has it" },
 	{ "an id that is none", BAD_ID, -EUCLEAN, "damaged: " },
 	{ "an app-id that is an instance-id", APP_IS_INSTANCE, -EUCLEAN, "an app-id is also an instance-id" },
 	{ "an address that is used and free", USED_AND_FREE, -EUCLEAN, "both used and free" },
 	{ "65 instances of an app", FULL_APP, -EUCLEAN, "more than 64 instances" },
+	{ "a setting that is none", BAD_SETTING, -EUCLEAN, "damaged: " },
 	{ "a directory", DIRECTORY, -EUCLEAN, "not a regular file" },
 	{ "a named pipe", FIFO, -EUCLEAN, "not a regular file" },
 };
@@ -212,9 +214,9 @@ static int damage_file(enum damage damage, bool in_log)
 	case OTHER_APPLICATION:
 		return overwrite(68, "\0\0\0\1", 4);
 	case NEWER:
-		return change("PRAGMA user_version = 2");
+		return change("PRAGMA user_version = 3");
 	case NEWER_IN_LOG:
-		return meddle_in_log("PRAGMA user_version = 2");
+		return meddle_in_log("PRAGMA user_version = 3");
 	case VERSION_ZERO:
 		return change("PRAGMA user_version = 0");
 	case CUT:
@@ -245,6 +247,8 @@ static int damage_file(enum damage damage, bool in_log)
 		return change("UPDATE rest SET address = (SELECT max(address) FROM cvm) WHERE instance_id = 'i3'");
 	case FULL_APP:
 		return change("UPDATE cvm SET app_id = 'app1'");
+	case BAD_SETTING:
+		return change("PRAGMA ignore_check_constraints = ON; INSERT INTO app VALUES ('shop', -1, 0)");
 	case DIRECTORY:
 		return unlink(lab_path) || mkdir(lab_path, 0700);
 	case FIFO:
@@ -354,6 +358,33 @@ static void test_restored(void)
 	ktap_ok(registry && !ph_registry_find(registry, "i50", &cvm) && !lab_add(registry, "app9", "x", 999, &cvm),
 		"it is taken back into use");
 	ph_registry_free(registry);
+	lab_end();
+}
+
+/* A file of version 1, which had no settings of apps. */
+static void test_older(bool killed)
+{
+	static const char as_it_was[] = "DROP TABLE app; PRAGMA user_version = 1";
+	struct ph_registry *registry;
+	uint32_t idle_ms, limit;
+	char *before, *after;
+
+	make_file(killed);
+	ktap_ok((killed ? meddle_in_log(as_it_was) : meddle(as_it_was)) == SQLITE_OK, "(of version 1%s)",
+		killed ? ", with a log" : "");
+	registry = lab_open();
+	before = lab_dump(registry);
+	ktap_ok(registry && !ph_registry_set_app(registry, "app1", 5000, 7, lab_error, sizeof(lab_error)),
+		"it is taken into use, and an app gets a setting");
+	ph_registry_free(registry);
+	registry = lab_open();
+	after = lab_dump(registry);
+	ktap_ok(registry && !ph_registry_app(registry, "app1", &idle_ms, &limit) && idle_ms == 5000 && limit == 7,
+		"which is there the next time");
+	ktap_ok(strlen(before) > 1000 && !strcmp(before, after), "and so is everybody that was in it");
+	ph_registry_free(registry);
+	free(before);
+	free(after);
 	lab_end();
 }
 
@@ -515,6 +546,8 @@ int main(void)
 	ktap_header();
 	test_create();
 	test_restored();
+	test_older(false);
+	test_older(true);
 	test_refused(false);
 	test_refused(true);
 	test_killed_writing();

@@ -6,7 +6,10 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <phala/limits.h>
+
 #include "events.h"
+#include "idle.h"
 #include "ktap.h"
 
 #define TIMEOUT_MS 30
@@ -50,8 +53,8 @@ static void set_up(struct thing *things, int count)
 {
 	memset(things, 0, sizeof(*things) * (size_t)count);
 	ph_events_init(&events);
-	ph_events_add_queue(&events, &queue, TIMEOUT_MS, 10, expired);
-	ph_events_add_queue(&events, &soon, 0, 0, expired);
+	ph_events_add_queue(&events, &queue, TIMEOUT_MS, expired);
+	ph_events_add_queue(&events, &soon, 0, expired);
 	for (int i = 0; i < count; i++)
 		ph_timer_init(&things[i].timer);
 }
@@ -90,29 +93,45 @@ static void test_expiry(void)
 	ph_events_close(&events);
 }
 
-static void test_touch(void)
-{
-	struct thing things[2], tick = { 0 };
-	uint64_t start_ms, touched_ms = 0;
+/* As connections do it: asked when a part of the time is over, it says how much is left. */
+static struct ph_idle idle;
+static struct ph_timer idle_timer;
+static uint64_t idle_due_ms, idle_ended_ms;
+static unsigned idle_asked;
 
-	set_up(things, 2);
-	ph_timer_init(&tick.timer);
-	start_ms = events.now_ms;
-	ph_timer_arm(&events, &queue, &things[0].timer);
-	ph_timer_arm(&events, &queue, &things[1].timer);
-	ph_timer_touch(&events, &queue, &things[0].timer);
-	ktap_ok(queue.timers.next == &things[0].timer.link, "touch: not worth a move within the slack");
-	while (!things[0].expired) {
-		if (events.now_ms - start_ms < 3 * TIMEOUT_MS) {
-			ph_timer_touch(&events, &queue, &things[0].timer);
-			touched_ms = events.now_ms;
-		}
-		ph_timer_arm(&events, &soon, &tick.timer);	/* so that no turn waits */
-		usleep(1000);
-		ph_events_turn(&events);
+static void idle_expired(struct ph_timer *timer)
+{
+	idle_asked++;
+	if (events.now_ms < idle_due_ms)
+		ph_idle_wait(&idle, &events, timer, idle_due_ms - events.now_ms);
+	else
+		idle_ended_ms = events.now_ms;
+}
+
+static void test_idle(void)
+{
+	static const uint64_t odd[] = { 1, 64, 65, 100, 333, 700 };
+	unsigned early = 0, late = 0, often = 0;
+
+	ph_events_init(&events);
+	ph_idle_init(&idle, &events, idle_expired);
+	ph_timer_init(&idle_timer);
+	for (unsigned i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+		idle_ended_ms = idle_asked = 0;
+		idle_due_ms = events.now_ms + odd[i];
+		ph_idle_wait(&idle, &events, &idle_timer, odd[i]);
+		while (!idle_ended_ms)
+			ph_events_turn(&events);
+		early += idle_ended_ms < idle_due_ms;
+		late += idle_ended_ms > idle_due_ms + 20 * PH_IDLE_SHORTEST_MS;
+		often += idle_asked > 12;
 	}
-	ktap_ok(things[1].expired == 1 && events.now_ms - touched_ms >= TIMEOUT_MS,
-		"touch: the touched one outlives the other, by the whole time-out");
+	ktap_ok(!early && !late && !often, "idle: times of any length (%u early, %u late, %u asked too often)", early, late,
+		often);
+	ph_idle_wait(&idle, &events, &idle_timer, PH_IDLE_MAX_MS);
+	ktap_ok(idle_timer.due_ms > events.now_ms + PH_IDLE_MAX_MS / 2 && idle_timer.due_ms <= events.now_ms + PH_IDLE_MAX_MS,
+		"idle: the longest that can be set");
+	ph_timer_disarm(&idle_timer);
 	ph_events_close(&events);
 }
 
@@ -161,7 +180,7 @@ int main(void)
 	ktap_header();
 	test_list();
 	test_expiry();
-	test_touch();
+	test_idle();
 	test_within_a_turn();
 	test_sources();
 	return ktap_end();

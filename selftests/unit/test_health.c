@@ -138,14 +138,17 @@ static struct ph_wg_peer peer(const struct ph_cvm *row, uint64_t stamp)
 
 static void test_read(void)
 {
-	struct ph_maps maps = { .instances = calloc(PH_INSTANCES_MAX, sizeof(struct ph_instance)) };
+	struct ph_maps maps = {
+		.instances = calloc(PH_INSTANCES_MAX, sizeof(struct ph_instance)),
+		.loads = calloc(PH_INSTANCES_MAX, sizeof(struct ph_load)),
+	};
 	struct ph_clocks now = { .boot_ns = BOOT, .wall_ns = WALL };
 	struct ph_cvm a = cvm(1), b = cvm(2);
 	struct ph_roster *roster = NULL;
 	bool differs = true;
 	int err;
 
-	if (!ktap_ok(maps.instances && !ph_roster_new(&roster) && !ph_roster_set(roster, &a) &&
+	if (!ktap_ok(maps.instances && maps.loads && !ph_roster_new(&roster) && !ph_roster_set(roster, &a) &&
 			     !ph_roster_set(roster, &b),
 		     "a roster of two"))
 		return;
@@ -195,6 +198,7 @@ static void test_read(void)
 		"an error is passed on");
 	ph_roster_free(roster);
 	free(maps.instances);
+	free(maps.loads);
 }
 
 int main(void)

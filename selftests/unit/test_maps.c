@@ -230,6 +230,57 @@ static bool is_fatal(volatile uint32_t *where)
 	return pid > 0 && waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV;
 }
 
+static int count_relayed(const struct ph_relayed_key *key, uint32_t count, void *arg)
+{
+	(void)key;
+	*(uint32_t *)arg += count;
+	return 0;
+}
+
+/* What limits count: a worker's own numbers, and that a slot's begin anew with its generation. */
+static void test_counted(void)
+{
+	struct ph_relayed_key key = { .worker = 1, .kind = PH_RELAYED_APP, .id = "shop" };
+	struct ph_id app = { .kind = PH_ID_APP, .count = 2, .refs = { { 3, 30 }, { 4, 40 } } };
+	struct ph_instance instance = { .generation = 30, .state = PH_INSTANCE_READY };
+	struct ph_maps *maps, *worker = NULL, *reader = NULL;
+	uint32_t sum = 0;
+
+	if (!ktap_ok(!create(&maps) && !ph_maps_open(dir, 1, &worker, error, sizeof(error)) &&
+		     !ph_maps_open(dir, -1, &reader, error, sizeof(error)), "opened by a worker and a reader (%s)", error))
+		return;
+	maps->gateway->workers = 2;
+	ktap_ok(!ph_maps_set_relayed(worker, &key, 5) && ph_maps_relayed(reader, &key) == 5, "a worker counts itself");
+	ktap_ok(ph_maps_set_relayed(reader, &key, 6) == -EPERM, "a reader does not");
+	key.worker = 0;
+	ktap_ok(!ph_maps_set_relayed(worker, &key, 7) && ph_maps_relayed_by_all(reader, &key) == 12, "the sum of all workers");
+	key.worker = 2;
+	ktap_ok(!ph_maps_set_relayed(worker, &key, 9) && ph_maps_relayed_by_all(reader, &key) == 12,
+		"without those that there are no more");
+	ktap_ok(!ph_maps_forget_relayed(worker, 1) && !ph_maps_each_relayed(reader, count_relayed, &sum) && sum == 7,
+		"a new worker forgets what the one before it left, and they");
+	key.worker = 0;
+	ktap_ok(!ph_maps_set_relayed(worker, &key, 0) && !ph_maps_relayed(reader, &key), "none left: no element");
+
+	ktap_ok(!ph_maps_decline(reader, (char[16]){ [10] = -1, [11] = -1, 192, 0, 2, 2 }, 4000, 1),
+		"steer declined nobody");
+
+	ph_maps_set_instance(maps, 3, &instance);
+	maps->loads[3].active = 11;
+	instance.handshake_ns = 5;
+	ph_maps_set_instance(maps, 3, &instance);
+	ktap_ok(reader->loads[3].active == 11 && ph_maps_app_flows(reader, &app) == 11, "flows stay with the generation");
+	instance.generation = 31;
+	ph_maps_set_instance(maps, 3, &instance);
+	ktap_ok(reader->loads[3].generation == 31 && !reader->loads[3].active && !ph_maps_app_flows(reader, &app),
+		"and begin anew with another");
+	ktap_ok(is_fatal(&reader->loads[3].active) && is_fatal(&worker->loads[3].active), "nobody else writes them");
+	ph_maps_free_instance(maps, 3);
+	ph_maps_free(worker);
+	ph_maps_free(reader);
+	ph_maps_free(maps);
+}
+
 static void test_reader(void)
 {
 	struct ph_id value = { .kind = PH_ID_APP, .count = 1 }, got;
@@ -371,6 +422,7 @@ int main(void)
 	test_walk();
 	test_versions();
 	test_reader();
+	test_counted();
 	test_concurrent();
 	test_instance();
 	umount2(top, MNT_DETACH);

@@ -145,6 +145,7 @@ int ph_maps_each_domain(const struct ph_maps *maps,
 void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_instance *instance)
 {
 	maps->instances[slot] = *instance;
+	maps->loads[slot].generation = instance->generation;
 	writes++;
 }
 
@@ -223,6 +224,19 @@ static void test_fill(void)
 	err = reconcile(&done);
 	ktap_ok(!err && !writes && !done.changed && done.apps == 2, "what is right is not written again");
 	ktap_ok(maps.instances[5].handshake_ns == 77, "a handshake stays with its generation");
+
+	for (int i = 0; i < 2; i++) {
+		rows[i].idle_ms = 1234;
+		rows[i].flow_limit = 5;
+	}
+	err = reconcile(&done);
+	ktap_ok(!err && done.changed == 3 && find("alpha")->idle_ms == 1234 && find("alpha")->flow_limit == 5 &&
+			find("alpha1")->idle_ms == 1234 && find("alpha2")->flow_limit == 5 && !find("beta")->idle_ms,
+		"an app's settings are in its id and its instances', and nobody else's");
+	maps.loads[5].generation = 0;
+	writes = 0;
+	err = reconcile(&done);
+	ktap_ok(!err && writes == 1 && maps.loads[5].generation == 12, "an instance that no flow could be counted at is mended");
 }
 
 static void test_changes(void)
@@ -347,7 +361,8 @@ int main(void)
 {
 	ktap_header();
 	maps.instances = calloc(PH_INSTANCES_MAX, sizeof(*maps.instances));
-	if (!ktap_ok(maps.instances && !ph_roster_new(&roster), "a roster and slots"))
+	maps.loads = calloc(PH_INSTANCES_MAX, sizeof(*maps.loads));
+	if (!ktap_ok(maps.instances && maps.loads && !ph_roster_new(&roster), "a roster and slots"))
 		return ktap_end();
 	test_fill();
 	test_changes();
@@ -356,5 +371,6 @@ int main(void)
 	test_domains();
 	ph_roster_free(roster);
 	free(maps.instances);
+	free(maps.loads);
 	return ktap_end();
 }

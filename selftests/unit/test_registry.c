@@ -103,6 +103,38 @@ static const struct {
 				  0xd0, 0x9f, 0x11, 0x57 } },
 };
 
+static void test_app(void)
+{
+	struct ph_registry *registry;
+	uint32_t idle_ms, limit;
+	struct ph_cvm cvm;
+
+	lab_start("10.0.0.0/8", "10.0.0.0/24");
+	registry = lab_open();
+	ktap_ok(ph_registry_set_app(registry, "shop", 1, 2, lab_error, sizeof(lab_error)) == -ENOENT &&
+		ph_registry_set_app(registry, "Shop'", 1, 2, lab_error, sizeof(lab_error)) == -ENOENT,
+		"an app that there is none gets no setting");
+	ktap_ok(!lab_add(registry, "shop", "shop1", 1, &cvm) && !cvm.idle_ms && !cvm.flow_limit, "none at first");
+	ktap_ok(!ph_registry_set_app(registry, "shop", 1800000, UINT32_MAX, lab_error, sizeof(lab_error)) &&
+		!ph_registry_find(registry, "shop1", &cvm) && cvm.idle_ms == 1800000 && cvm.flow_limit == UINT32_MAX,
+		"an app's settings are its instances'");
+	ktap_ok(!lab_add(registry, "shop", "shop2", 2, &cvm) && cvm.idle_ms == 1800000, "also of one that comes later");
+	ktap_ok(!lab_add(registry, "other", "other1", 3, &cvm) && !cvm.idle_ms && !cvm.flow_limit, "and nobody else's");
+	registry = reopen(registry, NULL);
+	ktap_ok(!ph_registry_app(registry, "shop", &idle_ms, &limit) && idle_ms == 1800000 && limit == UINT32_MAX,
+		"they outlast a restart");
+	ktap_ok(!lab_remove(registry, "shop1") && !lab_remove(registry, "shop2") &&
+		!lab_add(registry, "shop", "shop3", 4, &cvm) && cvm.idle_ms == 1800000,
+		"and a time without instances");
+	ktap_ok(!ph_registry_set_app(registry, "shop", 0, 0, lab_error, sizeof(lab_error)) &&
+		!ph_registry_find(registry, "shop3", &cvm) && !cvm.idle_ms && !cvm.flow_limit,
+		"back to the gateway's");
+	ph_registry_free(registry);
+	ktap_ok(meddle("CREATE TABLE t AS SELECT count(*) AS n FROM app; CREATE UNIQUE INDEX u ON t (n);"
+		       "INSERT INTO t VALUES (1)") == SQLITE_OK, "and nothing is kept of that");
+	lab_end();
+}
+
 static void test_refusals(void)
 {
 	struct ph_registry *registry;
@@ -522,6 +554,7 @@ int main(void)
 {
 	ktap_header();
 	test_first();
+	test_app();
 	test_refusals();
 	test_again();
 	test_quarantine();

@@ -22,15 +22,15 @@ static const struct {
 	const char *id;
 	struct ph_id value;
 } ids[] = {
-	{ "one", { PH_ID_APP, 1, { { 1, 11 } } } },
-	{ "i1", { PH_ID_INSTANCE, 1, { { 1, 11 } } } },
-	{ "three", { PH_ID_APP, 3, { { 2, 12 }, { 3, 13 }, { 4, 14 } } } },
-	{ "mixed", { PH_ID_APP, 4, { { 5, 15 }, { 6, 16 }, { 7, 17 }, { 8, 18 } } } },
-	{ "drained", { PH_ID_APP, 1, { { 6, 16 } } } },
-	{ "empty", { PH_ID_APP, 0, { { 0, 0 } } } },
-	{ "wild", { PH_ID_APP, 1, { { PH_INSTANCES_MAX, 1 } } } },
-	{ "full", { PH_ID_APP, 1000, { { 1, 11 } } } },
-	{ "stolen", { PH_ID_APP, 1, { { 1, 11 } } } },
+	{ "one", { PH_ID_APP, 1, 0, 0, { { 1, 11 } } } },
+	{ "i1", { PH_ID_INSTANCE, 1, 0, 0, { { 1, 11 } } } },
+	{ "three", { PH_ID_APP, 3, 0, 0, { { 2, 12 }, { 3, 13 }, { 4, 14 } } } },
+	{ "mixed", { PH_ID_APP, 4, 0, 0, { { 5, 15 }, { 6, 16 }, { 7, 17 }, { 8, 18 } } } },
+	{ "drained", { PH_ID_APP, 1, 0, 0, { { 6, 16 } } } },
+	{ "empty", { PH_ID_APP, 0, 0, 0, { { 0, 0 } } } },
+	{ "wild", { PH_ID_APP, 1, 0, 0, { { PH_INSTANCES_MAX, 1 } } } },
+	{ "full", { PH_ID_APP, 1000, 0, 0, { { 1, 11 } } } },
+	{ "stolen", { PH_ID_APP, 1, 0, 0, { { 1, 11 } } } },
 };
 
 int ph_maps_find_id(const struct ph_maps *maps, const char *id, struct ph_id *ret_id)
