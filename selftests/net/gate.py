@@ -338,8 +338,8 @@ def _(lab):
     try:
         lab.restart(Gateway={"Nic": ["n0", "d0", "absent0", "lo"], "Gate": "native"})
         told = lambda: lab.log.read_text()[before:]
-        for text in ("gate: d0: gate: cannot be attached as native (driver bridge): the driver has no native XDP; "
-                     "set Gate = tc, or Gate = generic",
+        for text in ("gate: d0: gate: cannot be attached as native (driver bridge): the driver has no native XDP, "
+                     "or not with these offloads; set Gate = tc, or Gate = generic",
                      "gate: absent0: no such device; waiting for it",
                      "gate: lo: not an Ethernet device"):
             wait_until(lambda: text in told(), 5, text)
