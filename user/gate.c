@@ -377,7 +377,7 @@ static void explain(int err, uint32_t ifindex, enum ph_gate_mode mode, char *err
 	if (mode == PH_GATE_TC)
 		remedy = err == -EOPNOTSUPP || err == -ENOENT ? "; the kernel needs sch_ingress and cls_bpf" : "";
 	else if (err == -EOPNOTSUPP)
-		why = "the driver has no native XDP", remedy = "; set Gate = tc, or Gate = generic";
+		why = "the driver has no native XDP, or not with these offloads", remedy = "; set Gate = tc, or Gate = generic";
 	else if (err == -EBUSY || err == -EEXIST)
 		why = "another XDP program is on the device", remedy = "; take it off (ip link set dev NIC xdp off), or set Gate = tc";
 	else if (err == -EPERM)

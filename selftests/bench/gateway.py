@@ -163,7 +163,7 @@ class Daemon:
 
 
 class Phalad(Daemon):
-    name = "phalad"
+    name, gate = "phalad", "auto"
 
     def argv(self):
         directory, certificate = self.world.directory, self.world.certificate
@@ -174,6 +174,9 @@ class Phalad(Daemon):
 Listen = {NIC}:443
 Listen = {BARE_NIC}:443
 Nic = n0
+Gate = {self.gate}
+ConnectionsPerSource = 1000000
+HellosPerSource = 1000000
 Workers = {CORES}
 User = nobody
 StateDir = {directory}/state

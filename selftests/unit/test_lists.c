@@ -22,6 +22,7 @@
 #include "lists.h"
 
 #define MILLION 1000000
+#define IN_GUEST 20000			/* an emulated guest would take half a minute for each step */
 
 static char top[] = "/tmp/phala-test-lists.XXXXXX", state_dir[64], bpf_dir[64];
 static char error[1024];
@@ -228,28 +229,33 @@ static double now_s(void)
 
 static void test_million(void)
 {
-	struct ph_prefix_list list = { .rows = calloc(MILLION, sizeof(*list.rows)), .count = MILLION };
+	const size_t many = getenv("PHALA_GUEST") ? IN_GUEST : MILLION;
+	struct ph_prefix_list list = { .rows = calloc(many, sizeof(*list.rows)), .count = many };
+	char last[INET_ADDRSTRLEN];
+	struct in_addr address;
 	double began;
 	int err;
 
-	for (uint32_t i = 0; i < MILLION; i++)
+	for (uint32_t i = 0; i < many; i++)
 		list.rows[i] = (struct ph_prefix_row){
 			.prefix = { .bits = 128, .address = { { 0, 0, htonl(0xffff), htonl(0x0b000000 + i * 3) } } },
 			.reason = "",
 		};
 	began = now_s();
 	err = ph_lists_add(&place, PH_LIST_DENY, &list, &result, error, sizeof(error));
-	if (!ktap_ok(!err && result.added == MILLION && result.enforced, "a million prefixes"))
+	if (!ktap_ok(!err && result.added == many && result.enforced, "%zu prefixes", many))
 		printf("# %s\n", error);
 	printf("# in %.1f s\n", now_s() - began);
-	ktap_ok(in_map("ph_deny", "11.0.0.0") && in_map("ph_deny", "11.45.198.189") && !in_map("ph_deny", "11.0.0.1"),
+	address.s_addr = htonl(0x0b000000 + (many - 1) * 3);
+	inet_ntop(AF_INET, &address, last, sizeof(last));
+	ktap_ok(in_map("ph_deny", "11.0.0.0") && in_map("ph_deny", last) && !in_map("ph_deny", "11.0.0.1"),
 		"the first and the last are enforced, and what is between is not");
 	began = now_s();
 	ktap_ok(!change(PH_LIST_DENY, true, "192.0.2.200", 0, "") && in_map("ph_deny", "192.0.2.200"), "and one more");
 	printf("# in %.1f s\n", now_s() - began);
 	began = now_s();
-	ktap_ok(!ph_lists_remove(&place, PH_LIST_DENY, &list, &result, error, sizeof(error)) && result.removed == MILLION &&
-		!in_map("ph_deny", "11.0.0.0") && in_map("ph_deny", "192.0.2.200"), "a million removed, and nothing else");
+	ktap_ok(!ph_lists_remove(&place, PH_LIST_DENY, &list, &result, error, sizeof(error)) && result.removed == many &&
+		!in_map("ph_deny", "11.0.0.0") && in_map("ph_deny", "192.0.2.200"), "%zu removed, and nothing else", many);
 	printf("# in %.1f s\n", now_s() - began);
 	free(list.rows);
 }
