@@ -82,7 +82,12 @@
 	X(TOO_BIG, "too-big", "a packet of a spliced flow over the path's MTU: answered with ICMP")          \
 	X(STRAY, "stray", "a packet from a CVM, of a flow that is over: answered with a reset")              \
 	X(DROPPED_MALFORMED, "dropped-malformed", "a packet of a spliced flow that could not be rewritten")  \
-	X(ICMP_PASSED, "icmp-passed", "an ICMP error about a spliced flow, translated")
+	X(ICMP_PASSED, "icmp-passed", "an ICMP error about a spliced flow, translated")                     \
+	/* h2 */                                                                                             \
+	X(MISDIRECTED, "misdirected", "a request for another host than the connection's: answered with 421") \
+	X(H2_MALFORMED, "h2-malformed", "the client's h2 cannot be followed")                                \
+	X(H2_TOO_LONG, "h2-too-long", "the header block of an h2 request is longer than the limit")          \
+	X(CVM_H2, "cvm-h2", "the CVM pushed, or answered an h2 request that it was not asked")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,
