@@ -178,14 +178,20 @@ static void move(struct ph_connection *connection)
 void ph_connection_begin_moving(struct ph_connection *connection, enum ph_connection_state state)
 {
 	struct ph_connections *set = connection->set;
+	int err = 0;
 
-	drop_approach(connection);
 	connection->state = state;
 	if (state == PH_CONNECTION_RELAY) {
 		ph_relay_init(&connection->relay);
 	} else {
-		ph_exchange_init(&connection->exchange, connection->session);
+		err = ph_exchange_init(&connection->exchange, connection->session, connection->approach->hello.name,
+				       &set->means);
 		connection->session = NULL;
+	}
+	drop_approach(connection);
+	if (err) {
+		ph_connection_end(connection, PH_REASON_NO_MEMORY);
+		return;
 	}
 	ph_timer_arm(set->events, &set->idle, &connection->timer);
 	connection->client.readable = connection->client.writable = true;
