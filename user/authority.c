@@ -548,3 +548,8 @@ size_t ph_authority_speak(struct ph_authority *authority, uint8_t *out, size_t s
 	}
 	return (size_t)(at - out);
 }
+
+uint32_t ph_authority_owed(const struct ph_authority *authority)
+{
+	return authority->untold ? authority->refused - authority->untold + 1 : 0;
+}

@@ -60,4 +60,7 @@ enum ph_reason ph_authority_answers(struct ph_authority *authority, const uint8_
  */
 size_t ph_authority_speak(struct ph_authority *authority, uint8_t *out, size_t size);
 
+/* Which refusal, counted from 1, is the oldest that the client was not told yet; 0: none. */
+uint32_t ph_authority_owed(const struct ph_authority *authority);
+
 #endif

@@ -144,6 +144,22 @@ void ph_connection_refuse(struct ph_connection *connection, enum ph_reason reaso
 
 /* RELAY and EXCHANGE. */
 
+/*
+ * A CVM that stopped in the middle of a frame could hold on to requests that were never its own. Cut off, browsers make
+ * them again elsewhere.
+ */
+static void keep_time(struct ph_connection *connection)
+{
+	struct ph_connections *set = connection->set;
+	uint32_t owed = connection->state == PH_CONNECTION_EXCHANGE ? ph_exchange_owed(&connection->exchange) : 0;
+
+	if (owed != connection->owed)
+		ph_timer_arm(set->events, owed ? &set->refusal : &set->idle, &connection->timer);
+	else if (!owed)
+		ph_timer_touch(set->events, &set->idle, &connection->timer);
+	connection->owed = owed;
+}
+
 static void move(struct ph_connection *connection)
 {
 	struct ph_connections *set = connection->set;
@@ -172,7 +188,7 @@ static void move(struct ph_connection *connection)
 		}
 		break;
 	}
-	ph_timer_touch(set->events, &set->idle, &connection->timer);
+	keep_time(connection);
 }
 
 void ph_connection_begin_moving(struct ph_connection *connection, enum ph_connection_state state)
@@ -264,6 +280,11 @@ struct ph_connection *ph_connection_of(struct ph_timer *timer)
 void ph_connection_idle_expired(struct ph_timer *timer)
 {
 	ph_connection_end(ph_connection_of(timer), PH_REASON_IDLE);
+}
+
+void ph_connection_refusal_expired(struct ph_timer *timer)
+{
+	ph_connection_end(ph_connection_of(timer), PH_REASON_CVM_H2);
 }
 
 void ph_connection_linger_expired(struct ph_timer *timer)

@@ -35,6 +35,7 @@ int ph_connections_init(struct ph_connections *set, const struct ph_config *conf
 	ph_events_add_queue(events, &set->handshake, config->hello_timeout_ms, 0, ph_approach_handshake_expired);
 	ph_events_add_queue(events, &set->idle, config->idle_timeout_ms, config->idle_timeout_ms / IDLE_SLACKS,
 			    ph_connection_idle_expired);
+	ph_events_add_queue(events, &set->refusal, PH_H2_REFUSAL_MS, 0, ph_connection_refusal_expired);
 	ph_events_add_queue(events, &set->linger, PH_LINGER_MS, 0, ph_connection_linger_expired);
 	ph_events_add_queue(events, &set->again, 0, 0, ph_connection_turn_came);
 	return 0;

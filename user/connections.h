@@ -22,7 +22,7 @@ struct ph_connections {
 	struct ph_worker *stats;		/* this worker's element of the map: nobody else writes it */
 	struct ph_tls *tls[PH_DOMAINS_MAX];
 	struct ph_relay_means means;
-	struct ph_timer_queue hello, dial, handshake, idle, linger, again;
+	struct ph_timer_queue hello, dial, handshake, idle, refusal, linger, again;
 	struct ph_list all, ended;
 	struct ph_list by_instance[PH_INSTANCE_BUCKETS];	/* those with a CVM, by its slot */
 	uint32_t count;				/* in all */

@@ -357,3 +357,8 @@ enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *cl
 	}
 	return from_client == PH_PROGRESS_AGAIN || from_cvm == PH_PROGRESS_AGAIN ? PH_PROGRESS_AGAIN : PH_PROGRESS_WAIT;
 }
+
+uint32_t ph_exchange_owed(const struct ph_exchange *exchange)
+{
+	return exchange->authority ? ph_authority_owed(exchange->authority) : 0;
+}

@@ -100,6 +100,7 @@
 #define PH_H2_TABLE_MAX 65536		/* of a client's HPACK table, which a CVM may ask for: 4,096 unless it does */
 #define PH_H2_FRAME_BYTES 16384		/* of a frame's payload that every peer takes: RFC 9113, section 4.2 */
 #define PH_H2_REFUSED_MAX 64		/* refused requests remembered on one connection */
+#define PH_H2_REFUSAL_MS 5000		/* that a CVM in the middle of a frame may keep a refusal waiting */
 #define PH_H2_ROOM_LEAST 64		/* bytes for anything that is never split: a preface, a refusal */
 #define PH_TCP_PROBE_AFTER_S 60		/* silence after which TCP keepalives ask whether the peer is there */
 #define PH_TCP_PROBE_EVERY_S 20		/* ... and how often; gone after nine */

@@ -420,10 +420,11 @@ static void test_speaking(void)
 		too_early |= at + room > settings_end;
 		ph_authority_answers(run.authority, in.bytes + at++, 1);
 	}
+	ktap_ok(ph_authority_owed(run.authority) == 1, "speaking: owed until then");
 	ktap_ok(!too_early, "speaking: not before the CVM's SETTINGS, and not within");
 	len = ph_authority_speak(run.authority, said, sizeof(said));
 	ktap_ok(len == sizeof(want) && !memcmp(said, want, len), "speaking: the body's window, 421, and no more of it");
-	ktap_ok(!ph_authority_speak(run.authority, said, sizeof(said)) &&
+	ktap_ok(!ph_authority_speak(run.authority, said, sizeof(said)) && !ph_authority_owed(run.authority) &&
 			ph_authority_room(run.authority, 16384) == 16384,
 		"speaking: once");
 	end(&run);
