@@ -26,7 +26,7 @@ CLANG ?= clang
 BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
 ARCH := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
 
-PKGS := libbpf libmnl openssl sqlite3 jansson inih libseccomp libcap-ng
+PKGS := libbpf libmnl openssl sqlite3 jansson inih libseccomp libcap-ng libnghttp2
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith \
 	-Wwrite-strings -Wundef -Wvla -Wformat=2 -Wimplicit-fallthrough
 OPT ?= -O2 -g

@@ -174,6 +174,25 @@ void ph_connection_refuse(struct ph_connection *connection, enum ph_reason reaso
 
 /* RELAY and EXCHANGE. */
 
+/*
+ * A CVM that stopped in the middle of a frame could hold on to requests that were never its own. Cut off, browsers make
+ * them again elsewhere.
+ */
+static void keep_time(struct ph_connection *connection)
+{
+	struct ph_connections *set = connection->set;
+	uint32_t owed = connection->state == PH_CONNECTION_EXCHANGE ? ph_exchange_owed(&connection->exchange) : 0;
+
+	connection->moved_ms = set->events->now_ms;
+	if (owed == connection->owed)
+		return;
+	connection->owed = owed;
+	if (owed)
+		ph_timer_arm(set->events, &set->refusal, &connection->timer);
+	else
+		ph_idle_wait(&set->idle, set->events, &connection->timer, connection->idle_ms);
+}
+
 static void move(struct ph_connection *connection)
 {
 	struct ph_connections *set = connection->set;
@@ -208,20 +227,26 @@ static void move(struct ph_connection *connection)
 		}
 		break;
 	}
-	connection->moved_ms = set->events->now_ms;
+	keep_time(connection);
 }
 
 void ph_connection_begin_moving(struct ph_connection *connection, enum ph_connection_state state)
 {
 	struct ph_connections *set = connection->set;
+	int err = 0;
 
-	drop_approach(connection);
 	ph_connection_set_state(connection, state);
 	if (state == PH_CONNECTION_RELAY) {
 		ph_relay_init(&connection->relay);
 	} else {
-		ph_exchange_init(&connection->exchange, connection->session);
+		err = ph_exchange_init(&connection->exchange, connection->session, connection->approach->hello.name,
+				       &set->means);
 		connection->session = NULL;
+	}
+	drop_approach(connection);
+	if (err) {
+		ph_connection_end(connection, PH_REASON_NO_MEMORY);
+		return;
 	}
 	ph_idle_wait(&set->idle, set->events, &connection->timer, connection->idle_ms);
 	connection->client.readable = connection->client.writable = true;
@@ -301,6 +326,11 @@ void ph_connection_idle_expired(struct ph_timer *timer)
 		ph_connection_end(connection, PH_REASON_IDLE);
 	else
 		ph_idle_wait(&set->idle, set->events, timer, due_ms - set->events->now_ms);
+}
+
+void ph_connection_refusal_expired(struct ph_timer *timer)
+{
+	ph_connection_end(ph_connection_of(timer), PH_REASON_CVM_H2);
 }
 
 void ph_connection_linger_expired(struct ph_timer *timer)

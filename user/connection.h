@@ -58,6 +58,7 @@ struct ph_connection {
 	struct ph_end client, cvm;
 	struct ph_approach *approach;		/* until bytes go both ways */
 	struct ph_tls_session *session;		/* in HANDSHAKE */
+	uint32_t owed;				/* in EXCHANGE: the refusal that the timer is about, 0 for none */
 	union {
 		struct ph_relay relay;
 		struct ph_exchange exchange;
@@ -101,6 +102,7 @@ void ph_connection_begin_moving(struct ph_connection *connection, enum ph_connec
 /* Time-outs; ph_connections_init() hands them to the queues. */
 struct ph_connection *ph_connection_of(struct ph_timer *timer);
 void ph_connection_idle_expired(struct ph_timer *timer);
+void ph_connection_refusal_expired(struct ph_timer *timer);
 void ph_connection_linger_expired(struct ph_timer *timer);
 void ph_connection_turn_came(struct ph_timer *again);
 

@@ -35,6 +35,7 @@ int ph_connections_init(struct ph_connections *set, const struct ph_config *conf
 	ph_events_add_queue(events, &set->dial, config->connect_timeout_ms, ph_approach_dial_expired);
 	ph_events_add_queue(events, &set->handshake, config->hello_timeout_ms, ph_approach_handshake_expired);
 	ph_idle_init(&set->idle, events, ph_connection_idle_expired);
+	ph_events_add_queue(events, &set->refusal, PH_H2_REFUSAL_MS, ph_connection_refusal_expired);
 	ph_events_add_queue(events, &set->linger, PH_LINGER_MS, ph_connection_linger_expired);
 	ph_events_add_queue(events, &set->again, 0, ph_connection_turn_came);
 	return 0;

@@ -25,7 +25,7 @@ struct ph_connections {
 	struct ph_worker *stats;		/* this worker's element of the map: nobody else writes it */
 	struct ph_tls *tls[PH_DOMAINS_MAX];
 	struct ph_relay_means means;
-	struct ph_timer_queue hello, dial, handshake, linger, again;
+	struct ph_timer_queue hello, dial, handshake, refusal, linger, again;
 	struct ph_idle idle;
 	struct ph_tally tally;
 	struct ph_ledger *ledger;		/* NULL: nothing is written down */

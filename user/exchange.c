@@ -3,7 +3,7 @@
  * exchange - plaintext between TLS and TCP. See exchange.h.
  *
  * What is read goes on from the worker's scratch at once. Only what the other side does not take is kept, and while
- * anything is kept nothing more is read in that direction.
+ * anything is kept nothing more is read in that direction. Of h2, authority says what goes on.
  */
 #include "exchange.h"
 
@@ -15,14 +15,20 @@
 /* PH_REASON_COUNT: nothing has ended. */
 #define GOING_ON PH_REASON_COUNT
 
-void ph_exchange_init(struct ph_exchange *exchange, struct ph_tls_session *session)
+int ph_exchange_init(struct ph_exchange *exchange, struct ph_tls_session *session, const char *name,
+		     struct ph_relay_means *means)
 {
 	*exchange = (struct ph_exchange){ .session = session };
+	if (!ph_tls_session_is_h2(session))
+		return 0;
+	return ph_authority_new(name, &means->stats->counters[PH_REASON_MISDIRECTED], &exchange->authority);
 }
 
 void ph_exchange_close(struct ph_exchange *exchange)
 {
 	ph_tls_session_free(exchange->session);
+	ph_authority_free(exchange->authority);
+	free(exchange->unchecked);
 	free(exchange->to_cvm);
 	free(exchange->to_client);
 	*exchange = (struct ph_exchange){ 0 };
@@ -89,12 +95,52 @@ static enum ph_reason send_to_cvm(struct ph_end *cvm, const uint8_t *bytes, size
 	return GOING_ON;
 }
 
+/* Of what the client said goes on what may, and what the CVM does not take is kept. @ret_used: less if that is much. */
+static enum ph_reason pass_on(struct ph_exchange *exchange, struct ph_end *cvm, struct ph_relay_means *means,
+			      const uint8_t *bytes, size_t len, size_t *ret_used)
+{
+	uint8_t *checked = means->scratch + PH_TLS_BYTES;
+	enum ph_reason reason;
+	size_t sent;
+
+	*ret_used = len;
+	if (exchange->authority) {
+		reason = ph_authority_requests(exchange->authority, bytes, len, ret_used, checked, PH_TLS_BYTES, &len);
+		if (reason != GOING_ON || !len)
+			return reason;
+		bytes = checked;
+	}
+	reason = send_to_cvm(cvm, bytes, len, &sent);
+	if (reason == GOING_ON && sent < len && keep(&exchange->to_cvm, bytes + sent, len - sent))
+		reason = PH_REASON_NO_MEMORY;
+	return reason;
+}
+
+static bool has_unchecked(const struct ph_exchange *exchange)
+{
+	return exchange->unchecked || (exchange->authority && ph_authority_is_holding(exchange->authority));
+}
+
+static enum ph_reason pass_unchecked(struct ph_exchange *exchange, struct ph_end *cvm, struct ph_relay_means *means)
+{
+	const struct ph_chunk *chunk = exchange->unchecked;
+	enum ph_reason reason;
+	size_t used;
+
+	if (!chunk)
+		return pass_on(exchange, cvm, means, means->scratch, 0, &used);
+	reason = pass_on(exchange, cvm, means, chunk->bytes + chunk->at, chunk->len - chunk->at, &used);
+	if (reason == GOING_ON)
+		shorten(&exchange->unchecked, used);
+	return reason;
+}
+
 /* Small records are gathered: a client must not be able to make a system call, or a packet, of every byte. */
 static enum ph_reason read_client(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
 				  struct ph_relay_means *means, enum ph_progress *progress)
 {
 	enum ph_tls_result result = PH_TLS_OK;
-	size_t used = 0, len, sent;
+	size_t used = 0, len, passed;
 	enum ph_reason reason;
 
 	while (used < PH_TLS_BYTES) {
@@ -106,10 +152,10 @@ static enum ph_reason read_client(struct ph_exchange *exchange, struct ph_end *c
 	if (used) {
 		exchange->read_waits_to_write = false;
 		means->stats->bytes_from_clients += used;
-		reason = send_to_cvm(cvm, means->scratch, used, &sent);
+		reason = pass_on(exchange, cvm, means, means->scratch, used, &passed);
 		if (reason != GOING_ON)
 			return reason;
-		if (sent < used && keep(&exchange->to_cvm, means->scratch + sent, used - sent))
+		if (passed < used && keep(&exchange->unchecked, means->scratch + passed, used - passed))
 			return PH_REASON_NO_MEMORY;
 	}
 	switch (result) {
@@ -140,6 +186,7 @@ static enum ph_reason run_to_cvm(struct ph_exchange *exchange, struct ph_end *cl
 				 struct ph_relay_means *means, enum ph_progress *progress)
 {
 	enum ph_reason reason;
+	int rounds = 0;
 	size_t sent;
 
 	ph_tls_session_turn(exchange->session);
@@ -151,6 +198,15 @@ static enum ph_reason run_to_cvm(struct ph_exchange *exchange, struct ph_end *cl
 			if (reason != GOING_ON || !sent)
 				return reason;
 			shorten(&exchange->to_cvm, sent);
+			continue;
+		}
+		/* A few bytes may stand for many: the client's turn is over all the same. */
+		if (has_unchecked(exchange)) {
+			reason = pass_unchecked(exchange, cvm, means);
+			if (reason != GOING_ON)
+				return reason;
+			if (++rounds == PH_TURN_ROUNDS)
+				*progress = PH_PROGRESS_AGAIN;
 			continue;
 		}
 		if (exchange->client_ended || !can_read_client(exchange, client))
@@ -186,12 +242,25 @@ static enum ph_reason send_to_client(struct ph_exchange *exchange, struct ph_end
 	}
 }
 
+/* From scratch; what the client does not take is kept. */
+static enum ph_reason pass_back(struct ph_exchange *exchange, struct ph_end *client, struct ph_relay_means *means,
+				size_t len)
+{
+	enum ph_reason reason;
+	size_t sent;
+
+	reason = send_to_client(exchange, client, means->scratch, len, &sent);
+	if (reason == GOING_ON && sent < len && keep(&exchange->to_client, means->scratch + sent, len - sent))
+		reason = PH_REASON_NO_MEMORY;
+	return reason;
+}
+
 static enum ph_reason read_cvm(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
 			       struct ph_relay_means *means)
 {
-	ssize_t got = recv(cvm->fd, means->scratch, PH_TLS_BYTES, 0);
+	size_t most = exchange->authority ? ph_authority_room(exchange->authority, PH_TLS_BYTES) : PH_TLS_BYTES;
+	ssize_t got = recv(cvm->fd, means->scratch, most, 0);
 	enum ph_reason reason;
-	size_t sent;
 
 	if (got <= 0) {
 		if (!got)
@@ -203,11 +272,12 @@ static enum ph_reason read_cvm(struct ph_exchange *exchange, struct ph_end *clie
 		return GOING_ON;
 	}
 	means->stats->bytes_from_cvms += (__u64)got;
-	reason = send_to_client(exchange, client, means->scratch, (size_t)got, &sent);
-	if (reason == GOING_ON && sent < (size_t)got &&
-	    keep(&exchange->to_client, means->scratch + sent, (size_t)got - sent))
-		reason = PH_REASON_NO_MEMORY;
-	return reason;
+	if (exchange->authority) {
+		reason = ph_authority_answers(exchange->authority, means->scratch, (size_t)got);
+		if (reason != GOING_ON)
+			return reason;
+	}
+	return pass_back(exchange, client, means, (size_t)got);
 }
 
 static enum ph_reason run_to_client(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
@@ -227,6 +297,13 @@ static enum ph_reason run_to_client(struct ph_exchange *exchange, struct ph_end 
 			shorten(&exchange->to_client, sent);
 			continue;
 		}
+		sent = exchange->authority ? ph_authority_speak(exchange->authority, means->scratch, PH_TLS_BYTES) : 0;
+		if (sent) {
+			reason = pass_back(exchange, client, means, sent);
+			if (reason != GOING_ON)
+				return reason;
+			continue;
+		}
 		if (exchange->cvm_ended || !cvm->readable)
 			return GOING_ON;
 		reason = read_cvm(exchange, client, cvm, means);
@@ -243,7 +320,7 @@ static enum ph_reason pass_ends(struct ph_exchange *exchange, struct ph_end *cli
 {
 	enum ph_tls_result result;
 
-	if (exchange->client_ended && !exchange->to_cvm && !exchange->cvm_told) {
+	if (exchange->client_ended && !exchange->to_cvm && !has_unchecked(exchange) && !exchange->cvm_told) {
 		exchange->cvm_told = true;
 		shutdown(cvm->fd, SHUT_WR);
 	}
@@ -270,6 +347,8 @@ enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *cl
 	reason = run_to_client(exchange, client, cvm, means, &from_cvm);
 	if (reason == GOING_ON)
 		reason = run_to_cvm(exchange, client, cvm, means, &from_client);
+	if (reason == GOING_ON && exchange->authority && from_cvm == PH_PROGRESS_WAIT)
+		reason = run_to_client(exchange, client, cvm, means, &from_cvm);	/* its refusals */
 	if (reason == GOING_ON)
 		reason = pass_ends(exchange, client, cvm);
 	if (reason != GOING_ON) {
@@ -277,4 +356,9 @@ enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *cl
 		return PH_PROGRESS_OVER;
 	}
 	return from_client == PH_PROGRESS_AGAIN || from_cvm == PH_PROGRESS_AGAIN ? PH_PROGRESS_AGAIN : PH_PROGRESS_WAIT;
+}
+
+uint32_t ph_exchange_owed(const struct ph_exchange *exchange)
+{
+	return exchange->authority ? ph_authority_owed(exchange->authority) : 0;
 }

@@ -7,6 +7,7 @@
 #ifndef PHALAD_EXCHANGE_H
 #define PHALAD_EXCHANGE_H
 
+#include "authority.h"
 #include "relay.h"
 #include "tls.h"
 
@@ -18,6 +19,8 @@ struct ph_chunk {
 
 struct ph_exchange {
 	struct ph_tls_session *session;		/* its handshake is over */
+	struct ph_authority *authority;		/* NULL unless it is h2 */
+	struct ph_chunk *unchecked;		/* of the client's, before authority had a look */
 	struct ph_chunk *to_cvm, *to_client;	/* NULL while there is nothing to hold: most of the time */
 	bool client_ended, cvm_ended;		/* close_notify, or FIN, was read */
 	bool cvm_told, client_told;		/* and passed on */
@@ -25,19 +28,31 @@ struct ph_exchange {
 	bool write_waits_to_read;		/* ... or the reverse */
 };
 
-/* Takes @session over. */
-void ph_exchange_init(struct ph_exchange *exchange, struct ph_tls_session *session);
+/**
+ * ph_exchange_init() - begin.
+ * @session: taken over, also on failure.
+ * @name: SNI: whom requests may name if this is h2.
+ * @means: of all runs of it.
+ *
+ * Return: 0 or -ENOMEM; @exchange is to be closed either way.
+ */
+int ph_exchange_init(struct ph_exchange *exchange, struct ph_tls_session *session, const char *name,
+		     struct ph_relay_means *means);
 
 /**
  * ph_exchange_run() - move what can be moved.
  * @ret_reason: set on PH_PROGRESS_OVER: CLOSED after close_notify and FIN, TLS_TRUNCATED when the client's stream ended
- * without close_notify, TLS_ERROR, CLIENT_RESET, CVM_RESET or NO_MEMORY.
+ * without close_notify, TLS_ERROR, CLIENT_RESET, CVM_RESET, NO_MEMORY, or in h2 what authority.h says.
  *
  * close_notify is passed on as a FIN and the reverse, each after the last byte before it. Anything but CLOSED must not
- * look like a complete stream: the caller resets both sides. A stopped reader costs PH_TLS_BYTES.
+ * look like a complete stream: the caller resets both sides. A stopped reader costs PH_TLS_BYTES; in h2 a stopped CVM
+ * twice that, and a header block.
  */
 enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
 				 struct ph_relay_means *means, enum ph_reason *ret_reason);
+
+/* As ph_authority_owed(). */
+uint32_t ph_exchange_owed(const struct ph_exchange *exchange);
 
 void ph_exchange_close(struct ph_exchange *exchange);
 

@@ -484,6 +484,15 @@ enum ph_tls_result ph_tls_handshake(struct ph_tls_session *session)
 	return result;
 }
 
+bool ph_tls_session_is_h2(const struct ph_tls_session *session)
+{
+	const unsigned char *chosen;
+	unsigned len;
+
+	SSL_get0_alpn_selected(session->ssl, &chosen, &len);
+	return len == 2 && !memcmp(chosen, "h2", 2);
+}
+
 enum ph_tls_result ph_tls_read(struct ph_tls_session *session, uint8_t *bytes, size_t size, size_t *ret_len)
 {
 	ERR_clear_error();

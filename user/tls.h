@@ -78,6 +78,9 @@ void ph_tls_session_turn(struct ph_tls_session *session);
 
 enum ph_tls_result ph_tls_handshake(struct ph_tls_session *session);
 
+/* After the handshake: was h2 agreed on? */
+bool ph_tls_session_is_h2(const struct ph_tls_session *session);
+
 /* Plaintext from the peer. @ret_len is set on PH_TLS_OK, and then at least 1. */
 enum ph_tls_result ph_tls_read(struct ph_tls_session *session, uint8_t *bytes, size_t size, size_t *ret_len);
 

@@ -104,6 +104,12 @@
 #define PH_PIPES_SPARE 32		/* empty pipes kept at hand */
 #define PH_TURN_ROUNDS 16		/* reads of one direction before other connections have their turn */
 #define PH_TLS_BYTES PH_RECORD_MAX	/* held for one direction of a standard connection while its reader is slow */
+#define PH_H2_BLOCK_MAX 65536		/* bytes of a request's header block, without compression: held until judged */
+#define PH_H2_TABLE_MAX 65536		/* of a client's HPACK table, which a CVM may ask for: 4,096 unless it does */
+#define PH_H2_FRAME_BYTES 16384		/* of a frame's payload that every peer takes: RFC 9113, section 4.2 */
+#define PH_H2_REFUSED_MAX 64		/* refused requests remembered on one connection */
+#define PH_H2_REFUSAL_MS 5000		/* that a CVM in the middle of a frame may keep a refusal waiting */
+#define PH_H2_ROOM_LEAST 64		/* bytes for anything that is never split: a preface, a refusal */
 #define PH_TCP_PROBE_AFTER_S 60		/* silence after which TCP keepalives ask whether the peer is there */
 #define PH_TCP_PROBE_EVERY_S 20		/* ... and how often; gone after nine */
 #define PH_TICKET_SECRET_LEN 80		/* bytes behind session tickets: name, HMAC key, AES key */

@@ -88,7 +88,12 @@
 	X(SOURCE_LIMIT, "source-limit", "refused: the client has as many connections as it may have")          \
 	/* why a worker carries what could have been the kernel's: told of connections, not counted */        \
 	X(NO_NIC, "no-nic", "no Nic is configured: everything is relayed")                                   \
-	X(POSTGRES, "postgres", "PostgreSQL asks for TLS before its ClientHello: relayed")
+	X(POSTGRES, "postgres", "PostgreSQL asks for TLS before its ClientHello: relayed")                         \
+	/* h2 */                                                                                             \
+	X(MISDIRECTED, "misdirected", "a request for another host than the connection's: answered with 421") \
+	X(H2_MALFORMED, "h2-malformed", "the client's h2 cannot be followed")                                \
+	X(H2_TOO_LONG, "h2-too-long", "the header block of an h2 request is longer than the limit")          \
+	X(CVM_H2, "cvm-h2", "the CVM pushed, answered what it was not asked, or kept a refusal waiting")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,

@@ -108,6 +108,8 @@ def _(lab):
 def _(lab, label, offer, wanted):
     with lab.tls(label, alpn=offer) as client:
         equal(client.ssl.selected_alpn_protocol(), wanted, "protocol")
+        if wanted == "h2":              # the server there does not speak it: see h2.py
+            return
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         expect(client.recv_all().endswith(b"alpha1\n"), "the connection works")
 

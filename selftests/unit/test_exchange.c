@@ -71,7 +71,8 @@ static void set_up(struct lab *lab, SSL_CTX *context, int buffer_bytes)
 	if (ph_tls_session_new(tls, lab->client_end.fd, &terms, &session) ||
 	    lab_handshake(session, lab->client, &client) != PH_TLS_OK)
 		lab_die("handshake");
-	ph_exchange_init(&lab->exchange, session);
+	if (ph_exchange_init(&lab->exchange, session, NAME, &means))
+		lab_die("exchange");
 	lab->c = (struct peer){ .send = data[0], .got = received[0] };
 	lab->v = (struct peer){ .send = data[1], .got = received[1] };
 }
