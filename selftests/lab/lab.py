@@ -111,8 +111,13 @@ class Lab:
         self.hosts.write_text("127.0.0.1 localhost\n")
         netns.own_world(self.hosts)
         self.wireguard = has_wireguard() if wireguard is None else wireguard
-        self.fabric = netns.Netns("fabric", "".join(f"link add {name} type bridge\nlink set {name} up\n"
-                                                    for name in ("br0", "br1")))
+        self.fabric = netns.Netns("fabric")
+        # A wire: says nothing itself, and carries what is no good IP.
+        for name, value in (("ipv6.conf.all.disable_ipv6", 1), ("ipv6.conf.default.disable_ipv6", 1),
+                            ("bridge.bridge-nf-call-iptables", 0), ("bridge.bridge-nf-call-ip6tables", 0)):
+            with contextlib.suppress(FileNotFoundError):
+                self.fabric.sysctl("net." + name, value)
+        self.fabric.ip("".join(f"link add {name} type bridge\nlink set {name} up\n" for name in ("br0", "br1")))
         self.gateway = netns.Netns("gateway")
         self.client = netns.Netns("client")
         self.connect_client()
