@@ -232,6 +232,7 @@ static int unpin(struct bpf_object *obj, const char *dir, char *error, size_t er
 int ph_maps_unpin(const char *dir, char *error, size_t error_size)
 {
 	struct ph_state_bpf *skel;
+	char lock[PATH_MAX];
 	int err;
 
 	libbpf_set_print(quiet);
@@ -240,6 +241,8 @@ int ph_maps_unpin(const char *dir, char *error, size_t error_size)
 		return fail(-errno, error, error_size, "the maps' description: %s", strerror(errno));
 	err = unpin(skel->obj, dir, error, error_size);
 	ph_state_bpf__destroy(skel);
+	if (!err && !pin_path(lock, dir, PH_MAPS_GUARD_LOCK))
+		rmdir(lock);			/* rarely there, and in nobody's way */
 	return err;
 }
 

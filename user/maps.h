@@ -17,6 +17,8 @@
 #include <phala/name.h>
 #include <phala/pick.h>
 
+#define PH_MAPS_GUARD_LOCK "guard_watch"	/* a directory beside the pins, which whoever watches guard locks */
+
 struct ph_maps {
 	struct ph_gateway *gateway;		/* mapped; read-only unless opened by ph_maps_create() */
 	struct ph_instance *instances;		/* PH_INSTANCES_MAX of them */
@@ -44,7 +46,7 @@ struct ph_maps {
 int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size);
 
 /*
- * Removes the pins of these maps from @dir, of whatever version, and nothing else. Return: 0, also when there were none,
+ * Removes the pins of these maps from @dir, of whatever version, and the lock, and nothing else. Return: 0, also when there were none,
  * or -errno.
  */
 int ph_maps_unpin(const char *dir, char *error, size_t error_size);

@@ -17,6 +17,8 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "maps.h"
+
 #define AHEAD_NS 3000000000ULL		/* silence comes so long after a watcher that died */
 
 /* Where it is said that somebody reads, and where from; each event begins with its time, CLOCK_MONOTONIC. */
@@ -26,7 +28,7 @@ static const struct {
 } rows[] = {
 	[PH_WATCH_FLOWS] = { "ph_steer", "ph_events", "", sizeof(struct ph_steer),
 			     offsetof(struct ph_steer, watch_until_ns), sizeof(struct ph_event) },
-	[PH_WATCH_GUARD] = { "ph_guard_watch", "ph_guard_events", "/guard_watch", sizeof(struct ph_guard_watch),
+	[PH_WATCH_GUARD] = { "ph_guard_watch", "ph_guard_events", "/" PH_MAPS_GUARD_LOCK, sizeof(struct ph_guard_watch),
 			     offsetof(struct ph_guard_watch, until_ns), sizeof(struct ph_guard_event) },
 };
 

@@ -200,6 +200,9 @@ static const struct {
 	  ":10: PrivateKeyFile is for Type = wireguard only" },
 	{ "port for another's tunnel", UNTIL_TUNNEL "ListenPort = 1\nType = external\nInterface = v\n"
 	  "Address = 10.0.0.1/24\n", ":7: ListenPort is for Type = wireguard only" },
+	{ "Guard for a WireGuard device, which always is", GATEWAY DOMAIN TUNNEL "Guard = yes\n",
+	  ":11: Guard is for Type = external only" },
+	{ "Guard = maybe", GATEWAY DOMAIN EXTERNAL "Guard = maybe\n", ":10: Guard = maybe: neither yes nor no" },
 	{ "interface name of 16", UNTIL_TUNNEL "Interface = 0123456789abcdef\n",
 	  ":7: Interface = 0123456789abcdef: not a name" },
 	{ "interface name with a slash", UNTIL_TUNNEL "Interface = a/b\n", ":7: Interface = a/b: not a name" },
@@ -262,6 +265,8 @@ static const struct {
 	{ "the least there can be", GATEWAY REST },
 	{ "sections in another order", TUNNEL DOMAIN GATEWAY },
 	{ "an external tunnel", GATEWAY DOMAIN EXTERNAL },
+	{ "a guarded one", GATEWAY DOMAIN EXTERNAL "Guard = yes\n" },
+	{ "one that is said not to be", GATEWAY DOMAIN EXTERNAL "Guard = no\n" },
 	{ "no blanks at all", "[Gateway]\nListen=0.0.0.0:443\n" REST },
 	{ "indented lines", "  [Gateway]\n\tListen = 0.0.0.0:443\n  Workers = 4\n" REST },
 	{ "carriage returns", "[Gateway]\r\n\r\nListen = 0.0.0.0:443\r\n" REST },

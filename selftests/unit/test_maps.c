@@ -3,6 +3,7 @@
  * maps: created, adopted, refused, read by somebody who may only read, and read while they are written. Needs root, for
  * BPF and for a bpffs of its own in a mount namespace of its own.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -403,6 +404,68 @@ static void test_instance(void)
 	ph_maps_free(maps);
 }
 
+static const struct ph_guard_cvm *guarded(const struct ph_maps *maps, __be32 address)
+{
+	static struct ph_guard_cvm cvm;
+
+	return bpf_map_lookup_elem(maps->guard_fd, &address, &cvm) ? NULL : &cvm;
+}
+
+/* As guard does when it drops something. */
+static void count_drop(const struct ph_maps *maps, __be32 address)
+{
+	struct ph_guard_cvm cvm = *guarded(maps, address);
+
+	cvm.drops[PH_GUARD_UNCALLED].count++;
+	bpf_map_update_elem(maps->guard_fd, &address, &cvm, BPF_EXIST);
+}
+
+static uint64_t drops_of(const struct ph_maps *maps, __be32 address, uint32_t slot, uint32_t generation)
+{
+	const struct ph_guard_cvm *cvm = guarded(maps, address);
+
+	return cvm && cvm->instance.slot == slot && cvm->instance.generation == generation ?
+	       cvm->drops[PH_GUARD_UNCALLED].count : UINT64_MAX;
+}
+
+/* There is an element for guard to count in just while there is the CVM. */
+static void test_guard(void)
+{
+	struct ph_instance instance = sample(7);
+	__be32 address, other = htonl(0x0a010203);
+	struct ph_maps *maps;
+
+	if (!ktap_ok(!create(&maps), "adopted again"))
+		return;
+	ktap_ok(drops_of(maps, 0, 0, 0) != UINT64_MAX, "what is of no CVM has a place");
+	address = instance.address = htonl(0x0a010202);
+	ph_maps_set_instance(maps, 2, &instance);
+	ktap_ok(drops_of(maps, address, 2, 7) == 0, "a CVM begins at zero");
+	count_drop(maps, address);
+	instance.state = PH_INSTANCE_DRAINING;
+	ph_maps_set_instance(maps, 2, &instance);
+	ph_maps_free(maps);
+	if (!ktap_ok(!create(&maps) && drops_of(maps, address, 2, 7) == 1, "what was counted stays while it stays"))
+		return;
+	instance.generation = 8;
+	ph_maps_set_instance(maps, 3, &instance);
+	ktap_ok(drops_of(maps, address, 3, 8) == 0, "the next one at its address begins at zero");
+	count_drop(maps, address);
+	ph_maps_free_instance(maps, 2);
+	ktap_ok(drops_of(maps, address, 3, 8) == 1, "the end of the one before is not its");
+	instance.address = other;
+	instance.generation = 9;
+	ph_maps_set_instance(maps, 3, &instance);
+	ktap_ok(!guarded(maps, address) && drops_of(maps, other, 3, 9) == 0, "a slot that is another's: the old one is forgotten");
+	bpf_map_delete_elem(maps->guard_fd, &other);
+	ph_maps_free(maps);
+	if (!ktap_ok(!create(&maps) && drops_of(maps, other, 3, 9) == 0, "one that lacks is made when maps are adopted"))
+		return;
+	ph_maps_free_instance(maps, 3);
+	ktap_ok(!guarded(maps, other), "a CVM that is removed is forgotten");
+	ph_maps_free(maps);
+}
+
 int main(void)
 {
 	ktap_header();
@@ -425,6 +488,7 @@ int main(void)
 	test_counted();
 	test_concurrent();
 	test_instance();
+	test_guard();
 	umount2(top, MNT_DETACH);
 	rmdir(top);
 	return ktap_end();
