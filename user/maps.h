@@ -46,8 +46,8 @@ struct ph_maps {
 int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size);
 
 /*
- * Removes the pins of these maps from @dir, of whatever version, and the lock, and nothing else. Return: 0, also when there were none,
- * or -errno.
+ * Removes the pins of these maps from @dir, of whatever version, and the lock, and nothing else. Return: 0, also when there
+ * were none, or -errno.
  */
 int ph_maps_unpin(const char *dir, char *error, size_t error_size);
 

@@ -118,6 +118,19 @@ def is_neighbour_discovery(packet):
     return packet[0] >> 4 == 6 and (packet[6] == 0 or packet[6] == ICMPV6 and packet[40] in (133, 134, 135, 136, 143))
 
 
+@contextlib.contextmanager
+def wide_open(lab):
+    """CVMs whose own WireGuard takes everything and sends everywhere: only the gateway is left to keep them apart."""
+    peer = wg("pubkey", lab.key_file.read_text())
+    for name, cvm in lab.cvms.items() if lab.wireguard else ():
+        cvm.ns.run(["wg", "set", name, "peer", peer, "allowed-ips", "0.0.0.0/0,::/0"])
+    try:
+        yield
+    finally:
+        for name, cvm in lab.cvms.items() if lab.wireguard else ():
+            cvm.ns.run(["wg", "set", name, "peer", peer, "allowed-ips", "10.0.0.0/24"])
+
+
 class Attacker:
     """In CVM @name. Use as a context."""
     def __init__(self, lab, name):
@@ -127,10 +140,7 @@ class Attacker:
 
     def __enter__(self):
         lab, self.stack = self.lab, contextlib.ExitStack()
-        if lab.wireguard:
-            peer = wg("pubkey", lab.key_file.read_text())
-            self.ns.run(["wg", "set", self.device, "peer", peer, "allowed-ips", "0.0.0.0/0,::/0"])
-            self.stack.callback(self.ns.run, ["wg", "set", self.device, "peer", peer, "allowed-ips", "10.0.0.0/24"])
+        self.stack.enter_context(wide_open(lab))
         self.sock = self.stack.enter_context(self.packet_socket(self.ns, self.device, socket.SOCK_RAW, protocol=0))
         self.link = b"" if lab.wireguard else self.mac_of(lab.gateway, lab.tunnel) + self.mac_of(self.ns, self.device)
         with lab.gateway.inside():
@@ -193,9 +203,9 @@ class Attacker:
         return not self.lab.wireguard or len(packet) >= {4: 20, 6: 40}.get(packet[:1] and packet[0] >> 4, 1 << 16)
 
     def passes_wireguard(self, packet):
-        """Does the gateway's WireGuard let it in: is it IP, all there, from an address of this peer?"""
+        """Does the gateway's WireGuard let it in: is it IP, all there (padding counts), from an address of this peer?"""
         return not self.lab.wireguard or packet[0] >> 4 == 4 and packet[12:16] == socket.inet_aton(self.address) and \
-            20 <= struct.unpack_from("!H", packet, 2)[0] <= len(packet)
+            20 <= struct.unpack_from("!H", packet, 2)[0] <= (len(packet) + 15) // 16 * 16
 
     def send(self, packets):
         """Sends them all, no faster than they are taken in. Returns what guard must have counted, by its words."""

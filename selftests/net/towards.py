@@ -8,7 +8,8 @@
 import contextlib, os, socket
 
 from lab import netns
-from lab.attack import ETH_P_IP, PACKET_OUTGOING, SO_BINDTODEVICE, TCP, Attacker, icmp, ip, is_neighbour_discovery, tcp, transport, udp
+from lab.attack import (ETH_P_IP, PACKET_OUTGOING, SO_BINDTODEVICE, TCP, Attacker, icmp, ip, is_neighbour_discovery, tcp,
+                        transport, udp, wide_open)
 from lab.lab import CLIENT, GATEWAY, SLOW, TUNNEL_GATEWAY, wait_until
 from rows import LIMIT, Topic, accept, equal, expect, listening, passthrough_pair, standard_pair
 from processes import works
@@ -35,11 +36,14 @@ class Victim:
     def __enter__(self):
         self.sock = self.cvm.ns.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self.sock.bind((self.device, 3))
+        self.open = wide_open(self.lab)
+        self.open.__enter__()
         self.refused_before = self.refused()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *error):
         self.sock.close()
+        self.open.__exit__(*error)
 
     def refused(self):
         return sum(row["count"] for row in self.lab.json("guard", "show")["cvms"]
