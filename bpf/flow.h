@@ -29,6 +29,7 @@
 #define NSEC_PER_MSEC 1000000ULL
 #define CLOCK_MONOTONIC 1
 #define FLOW_LOCK_SPINS 20000		/* some 100 us: longer than anything that is done under it */
+#define SOURCE_LOCK_SPINS 64
 #define SLOT_TRIES 4
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
@@ -66,47 +67,36 @@ static __always_inline struct ph_gateway *gateway_config(void)
 	return bpf_map_lookup_elem(&ph_gateway, &zero);
 }
 
-/* Locks. */
+/* The lock. */
 
-struct lock_run {
-	__u32 *lock;
+struct flow_lock_run {
+	struct ph_flow *flow;
 	__u32 held;
 };
 
-static long lock_step(__u32 index, void *arg)
+static long flow_lock_step(__u32 index, void *arg)
 {
-	struct lock_run *run = arg;
+	struct flow_lock_run *run = arg;
 
 	(void)index;
-	if (READ_ONCE(*run->lock) || __sync_val_compare_and_swap(run->lock, 0, 1))
+	if (READ_ONCE(run->flow->lock) || __sync_val_compare_and_swap(&run->flow->lock, 0, 1))
 		return 0;
 	run->held = 1;
 	return 1;
 }
 
-/* Return: 1 when it is held. */
-static __always_inline int lock_take(__u32 *lock)
-{
-	struct lock_run run = { .lock = lock };
-
-	bpf_loop(FLOW_LOCK_SPINS, lock_step, &run, 0);
-	return run.held;
-}
-
-static __always_inline void lock_release(__u32 *lock)
-{
-	__sync_lock_test_and_set(lock, 0);
-}
-
-/* Not getting it is as good as a packet lost. */
+/* Return: 1 when it is held. Not getting it is as good as a packet lost. */
 static __always_inline int flow_lock(struct ph_flow *flow)
 {
-	return lock_take(&flow->lock);
+	struct flow_lock_run run = { .flow = flow };
+
+	bpf_loop(FLOW_LOCK_SPINS, flow_lock_step, &run, 0);
+	return run.held;
 }
 
 static __always_inline void flow_unlock(struct ph_flow *flow)
 {
-	lock_release(&flow->lock);
+	__sync_lock_test_and_set(&flow->lock, 0);
 }
 
 /* Slots. Never-used ones come first, in an order that tells nobody how many there were before. */
@@ -331,39 +321,57 @@ static __always_inline void flow_uncount_instance(struct ph_flow *flow)
 	flow->counted &= ~PH_COUNTED_INSTANCE;
 }
 
+/*
+ * The lock of a client's address, of which what is done under it takes 100 ns. A plain loop: a callback is one frame more,
+ * and where flows end there is no stack left for it. Return: NULL when it was not to be had.
+ */
+static __always_inline __u32 *source_lock(__u32 client)
+{
+	__u32 index = (client * 0x9e3779b1 >> 16) % PH_SOURCE_LOCKS;
+	__u32 *lock = bpf_map_lookup_elem(&ph_source_locks, &index);
+
+	for (int i = 0; lock && i < SOURCE_LOCK_SPINS; i++)
+		if (!READ_ONCE(*lock) && !__sync_val_compare_and_swap(lock, 0, 1))
+			return lock;
+	return NULL;
+}
+
+static __always_inline void source_unlock(__u32 *lock)
+{
+	__sync_lock_test_and_set(lock, 0);
+}
+
 /* What flows of one client's address there are. Return: how many, this one included, or 0 when it cannot be counted. */
 __separate __u32 source_take(__u32 client)
 {
-	__u32 hash = client * 0x9e3779b1 >> 16, index = hash % PH_SOURCE_LOCKS, one = 1, *lock, *flows, result = 0;
+	__u32 one = 1, *lock = source_lock(client), *flows, result = 0;
 	__be32 key = client;
 
-	lock = bpf_map_lookup_elem(&ph_source_locks, &index);
-	if (!lock || !lock_take(lock))
+	if (!lock)
 		return 0;
 	flows = bpf_map_lookup_elem(&ph_sources, &key);
 	if (flows)
 		result = ++*flows;
 	else if (!bpf_map_update_elem(&ph_sources, &key, &one, BPF_NOEXIST))
 		result = 1;
-	lock_release(lock);
+	source_unlock(lock);
 	return result;
 }
 
 /* Return: 0, or -1 when it is still counted: to be tried again. */
 __separate int source_give_back(__u32 client)
 {
-	__u32 hash = client * 0x9e3779b1 >> 16, index = hash % PH_SOURCE_LOCKS, *lock, *flows;
+	__u32 *lock = source_lock(client), *flows;
 	__be32 key = client;
 
-	lock = bpf_map_lookup_elem(&ph_source_locks, &index);
-	if (!lock || !lock_take(lock))
+	if (!lock)
 		return -1;
 	flows = bpf_map_lookup_elem(&ph_sources, &key);
 	if (flows && *flows > 1)
 		--*flows;
 	else
 		bpf_map_delete_elem(&ph_sources, &key);
-	lock_release(lock);
+	source_unlock(lock);
 	return 0;
 }
 
