@@ -4,11 +4,11 @@
     browser ══ TLS, SNI alpha1-7020g ══ phalad ── frames ── alpha1
        └─ :authority beta1-8080g: 421, and alpha1 hears nothing of it
 """
-import collections, contextlib, io, re, socket
+import collections, contextlib, io, os, re, shutil, socket, subprocess
 
 from lab import h2, tls
-from lab.lab import DOMAIN, SLOW
-from rows import Topic, counted, equal, expect, read_exactly, standard_pair, together
+from lab.lab import DOMAIN, GATEWAY, SLOW
+from rows import Skipped, Topic, counted, counters, equal, expect, read_exactly, standard_pair, together
 
 OURS, THEIRS = f"alpha1-7020g.{DOMAIN}", f"beta1-8080g.{DOMAIN}"
 SECRET = (b"cookie", b"session=secret")
@@ -211,3 +211,39 @@ def _(lab):
     with counted(lab, "misdirected", 0):
         done = lab.client.run(["h2load", "-n", 1000, "-c", 10, "-m", 20, f"https://alpha1-50051g.{DOMAIN}/who"])
         expect(re.search(r"1000 succeeded, 0 failed, 0 errored", done.stdout), f"h2load: {done.stdout} {done.stderr}")
+
+
+PAGE = """<pre id=said></pre><script>
+(async () => {
+    let said = "";
+    for (const url of URLS) {
+        const answer = await fetch(url, {cache: "no-store", credentials: "include"});
+        said += `[${url} ${answer.status} ${(await answer.text()).trim()}]`;
+    }
+    document.getElementById("said").textContent = said;
+})();
+</script>"""
+
+
+@topic.row("Chromium: a page of one tenant's that asks another gets the other's answers", only="native", seconds=90)
+def _(lab):
+    if not shutil.which("chromium"):
+        raise Skipped("chromium is not installed")
+    page = f"alpha1-50051g.{DOMAIN}"
+    urls = [f"https://{label}.{DOMAIN}/who" for label in ("beta1-8080", "alpha1-50051g") for _ in range(2)]
+    (lab.directory / "h2-alpha1/page.html").write_text(PAGE.replace("URLS", str(urls)))
+    # A browser reuses a connection only if its certificate has no error: this one key is declared to be good.
+    public_key = subprocess.run(f"openssl x509 -in {lab.certificate[0]} -pubkey -noout |"
+                                "openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64",
+                                shell=True, capture_output=True, text=True).stdout
+    before = counters(lab)["misdirected"]
+    done = lab.client.run(["timeout", "60", "chromium", "--headless", "--no-sandbox", "--disable-gpu",
+                           "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run",
+                           "--disable-web-security",    # so that the page may read what it is answered
+                           f"--user-data-dir={lab.directory}/chromium",
+                           f"--ignore-certificate-errors-spki-list={public_key.strip()}",
+                           f"--host-resolver-rules=MAP *.{DOMAIN} {GATEWAY}", "--virtual-time-budget=20000",
+                           "--dump-dom", f"https://{page}/page.html"], env={**os.environ, "HOME": str(lab.directory)})
+    said = "".join(f"[{url} 200 {'beta1' if 'beta1' in url else 'alpha1'}]" for url in urls)
+    expect(said in done.stdout, f"{done.stdout[-1000:]} {done.stderr[-1000:]}")
+    expect(counters(lab)["misdirected"] > before, "it tried the connection that it had first")

@@ -12,6 +12,10 @@ class Failed(Exception):
     pass
 
 
+class Skipped(Exception):
+    """For want of a program, which it names."""
+
+
 class Topic:
     """Rows that share a configuration of phalad. @setup(lab) makes ready; rows take the lab."""
     def __init__(self, name, setup):
