@@ -212,7 +212,7 @@ struct ph_flow {
 	__u8 reserved;
 	__u8 mac[12];			/* layer-2 tunnel: destination and source towards the CVM */
 	__u8 nic_mac[12];		/* the same towards the client, as its hello came */
-	__u32 spare;
+	__u32 cvm_time;			/* TSval of its SYN-ACK: all that can be echoed before it says more */
 };
 
 /* The one timer, by which flows end when their time is over. */
@@ -327,6 +327,7 @@ PH_ABI_SIZE(ph_flow, 256);
 PH_ABI_AT(ph_flow, begun_ns, 192);
 PH_ABI_AT(ph_flow, lock, 208);
 PH_ABI_AT(ph_flow, mac, 228);
+PH_ABI_AT(ph_flow, cvm_time, 252);
 PH_ABI_SIZE(ph_sweep, 32);
 PH_ABI_SIZE(ph_load, 48);
 PH_ABI_SIZE(ph_event, 88);
