@@ -234,7 +234,8 @@ static __always_inline enum ph_reason bind_options(const struct ph_steer *steer,
 		now = clock_ms() + 1 + store->time_offset;
 		if (seq_after(store->client_echo, now))
 			now = store->client_echo;
-		splice->time_to_client = now - option_word(o, o->times_at);
+		flow->cvm.first_time = option_word(o, o->times_at);
+		splice->time_to_client = now - flow->cvm.first_time;
 	}
 	splice->cvm_mtu = steer->tunnel_mtu;
 	if (mss + PH_MSS_OVERHEAD < steer->tunnel_mtu)

@@ -22,6 +22,7 @@ struct splice_change {
 	__s32 shift;			/* of the window, left */
 	__u32 clear_ecn;
 	__u32 has_times;
+	__u32 has_first_echo, first_echo;	/* instead of what the packet echoes */
 };
 
 static __always_inline struct splice_change splice_towards_cvm(const struct ph_splice *splice)
@@ -57,6 +58,11 @@ static __always_inline struct splice_change splice_towards_client(const struct p
 	};
 }
 
+static __always_inline __u32 splice_echo(const struct splice_change *c, __u32 echo)
+{
+	return c->has_first_echo ? c->first_echo : echo + c->echo;
+}
+
 static __always_inline void splice_set_word(__u8 *bytes, __u32 at, __u32 value)
 {
 	bytes[ph_below(at, TCP_OPTIONS_SIZE)] = value >> 24;
@@ -81,7 +87,7 @@ __separate int splice_options(struct __sk_buff *skb, struct packet *p, struct sp
 	if (o.times_at && c->has_times) {
 		splice_set_word(s->changed, o.times_at, option_word(&o, o.times_at) + c->time);
 		if (p->tcp.ack)
-			splice_set_word(s->changed, o.times_at + 4, option_word(&o, o.times_at + 4) + c->echo);
+			splice_set_word(s->changed, o.times_at + 4, splice_echo(c, option_word(&o, o.times_at + 4)));
 	}
 	for (__u32 i = 0; i < 8; i++) {
 		__u32 at = o.edges_at + i * 4;
@@ -109,7 +115,7 @@ static __always_inline int splice_times(struct __sk_buff *skb, struct packet *p,
 	if (!c->has_times)
 		return 0;
 	changed[0] = bpf_htonl(bpf_ntohl(words[1]) + c->time);
-	changed[1] = p->tcp.ack ? bpf_htonl(bpf_ntohl(words[2]) + c->echo) : words[2];
+	changed[1] = p->tcp.ack ? bpf_htonl(splice_echo(c, bpf_ntohl(words[2]))) : words[2];
 	sum_change(sum, words[1], changed[0]);
 	sum_change(sum, words[2], changed[1]);
 	return bpf_skb_store_bytes(skb, at + 4, changed, 8, 0) ? -1 : 0;

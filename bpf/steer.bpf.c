@@ -141,6 +141,14 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
 		splice_end(flow, splice.generation, news, 0);
 	change = splice_towards_cvm(&splice);
+	/*
+	 * Before it has said more than its SYN-ACK: the client still echoes what the gateway sent, and from Linux 6.15 on
+	 * a CVM in SYN-RECEIVED, whose hello was lost, takes no echo but its own.
+	 */
+	if (!READ_ONCE(flow->cvm.packets)) {
+		change.has_first_echo = 1;
+		change.first_echo = flow->cvm.first_time;
+	}
 	if (splice_rewrite(skb, p, &change)) {
 		count(PH_REASON_DROPPED_MALFORMED);
 		return TC_ACT_SHOT;

@@ -207,7 +207,8 @@ struct ph_flow_way {
 	__u32 window_end;		/* the highest it allowed */
 	__u32 fin;			/* end behind its FIN, if has_fin */
 	__u32 has_fin;
-	__u32 reserved[5];
+	__u32 first_time;		/* the CVM's: TSval of its SYN-ACK, all that can be echoed before it says more */
+	__u32 reserved[4];
 };
 
 /* Where a flow is counted, until it is over. */

@@ -98,6 +98,21 @@ def blind(place):
     client.reset()
 
 
+@row(rows, "a hello that is lost on its way to the CVM: the client's own echoes nothing but what the CVM has sent")
+def lost_hello(place):
+    cvm, client = fake(place), place.raw()
+    until = time.monotonic() + 0.05             # so that the gateway's clock is not where it was at its SYN-ACK
+    wait_until(lambda: time.monotonic() > until, 1, "time")
+    client.send_at(0, HELLO)
+    syn = cvm.syn()
+    cvm.answer(syn, SYN | ACK, 5000, options=b"\2\4\x05\x64\4\2\x08\x0a\0\0\x30\x39" + bytes(4))
+    equal(cvm.next().times[1], 12345, "echo of the hello")
+    client.send_at(0, HELLO)
+    again = cvm.next()
+    equal((again.data, again.times[1]), (HELLO, 12345), "hello and echo, sent again")
+    client.reset()
+
+
 def answer_and_check(place, cvm, client, stream, options, synack_options, times):
     """A fake CVM's handshake; every number of every packet is checked."""
     syn = cvm.syn()

@@ -27,9 +27,12 @@ static __always_inline int line(struct __sk_buff *skb, __u32 lost, __u32 doubled
 {
 	__u32 chance = chance_of_next();
 
-	/* A copy comes by the same device once more, and has no mark: it may be lost or doubled again. */
+	/*
+	 * Stolen, because a sender is told of what is shot. A copy comes by the same device once more, and has no mark: it
+	 * may be lost or doubled again.
+	 */
 	if (chance < lost)
-		return TC_ACT_SHOT;
+		return TC_ACT_STOLEN;
 	if (chance < lost + doubled)
 		bpf_clone_redirect(skb, skb->ifindex, way);
 	return TC_ACT_UNSPEC;

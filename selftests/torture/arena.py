@@ -92,7 +92,7 @@ class Arena:
 
     def host(self, cvm, *words):
         one = self.lab.cvms[cvm]
-        program = self.start(one.ns, "host", "--port", PORT, "--patience", int(60 * max(1, SLOW / 3)), *words)
+        program = self.start(one.ns, "host", "--port", PORT, "--patience", 200, *words)
         equal(program.line(), "ready\n", "host")
         return program
 
