@@ -152,6 +152,7 @@ def narrow_client(place):
 @row(rows, "a tunnel that becomes narrow", 60)
 def narrow_tunnel(place):
     before = place.stand.reasons()
+    place.client.ip("route flush cache\n")      # what it learned of the path in other rows
     with place.connect(timeout=30) as sock:
         sock.sendall(HELLO)
         receive(sock, len(HELLO))

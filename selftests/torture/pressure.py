@@ -37,9 +37,10 @@ def _(arena):
                 arena.tables_empty()
         finally:
             steer[pins.SLOTS_AT] = slots
+        # Never-used slots are taken in an order that hangs on how many there are: one of the 256 may come up again.
         by_kernel(arena, 600)
         arena.clear()
-        arena.tables_empty()
+        arena.tables_empty(twice=True)
     arena.no_growth(memory)
 
 
@@ -60,11 +61,13 @@ def _(arena):
 def _(arena):
     arena.lab.gateway.sysctl("net.ipv4.tcp_syncookies", 2)
     try:
-        hosts, before = arena.hosts(), arena.counters()
-        arena.all_intact(arena.crowd(arena.scaled(500, 10000, 100), "--at-once", 100, "--largest", 262144).finish_when_done(), hosts)
+        hosts, before, count = arena.hosts(), arena.counters(), arena.scaled(500, 10000, 100)
+        arena.all_intact(arena.crowd(count, "--at-once", 100, "--largest", 262144).finish_when_done(), hosts)
         since = arena.since(before)
         arena.note(f"counted: {since}")
-        expect(not since.get("spliced") and since.get("declined-accepted") and since.get("routed-passthrough"), "relayed")
+        # A port that the gateway still has in TIME_WAIT gets no cookie (tcp_conn_request() in net/ipv4/tcp_input.c).
+        expect(since.get("spliced", 0) <= count // 20 and
+               since.get("declined-accepted") == since.get("routed-passthrough") == count - since.get("spliced", 0), "relayed")
     finally:
         arena.lab.gateway.sysctl("net.ipv4.tcp_syncookies", 1)
     arena.clear()

@@ -205,7 +205,7 @@ static void set_flow(enum ph_flow_state state)
 			.time_to_cvm = TIME_TO_CVM, .time_to_client = TIME_TO_CLIENT, .instance = { 3, 5 }, .nic = LOOPBACK,
 		},
 		.client = { .end = CLIENT_NEXT, .ack = CVM_NEXT, .window_end = CVM_NEXT + (WINDOW << 7) },
-		.cvm = { .end = CVM_NEXT, .ack = CLIENT_NEXT, .window_end = CLIENT_NEXT + (WINDOW << 4) },
+		.cvm = { .packets = 1, .end = CVM_NEXT, .ack = CLIENT_NEXT, .window_end = CLIENT_NEXT + (WINDOW << 4) },
 		.begun_ns = now_ns(), .ended_ns = now_ns(), .client_isn = CLIENT_ISN, .gateway_isn = GATEWAY_ISN,
 	};
 	uint32_t slot = SLOT, hello = 0;
