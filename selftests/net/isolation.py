@@ -230,6 +230,8 @@ def guards(lab):
 def _(lab):
     manager = lab.processes()["manager"]
     os.kill(manager, signal.SIGSTOP)            # who would put it back
+    for cvm in lab.cvms.values():               # or SYN-ACKs that they repeat are seen, and counted, in later rows
+        cvm.ns.sysctl("net.ipv4.tcp_synack_retries", 0)
     try:
         guard_off(lab)
         with Attacker(lab, "alpha1") as attacker:
@@ -247,6 +249,8 @@ def _(lab):
     finally:
         os.kill(manager, signal.SIGCONT)
     wait_until(lambda: guards(lab) == 2, 5, "guard is back")
+    for cvm in lab.cvms.values():
+        cvm.ns.sysctl("net.ipv4.tcp_synack_retries", 5)
 
 
 @topic.row("guard taken off, in one direction or both, or with all of clsact: back within a second or two, and told")
@@ -316,6 +320,7 @@ def _(lab):
     finally:
         child.kill()
         child.wait()
+    events = [event for event in events if event["reason"] != "not-ours"]   # the gateway's ICMP, late from the row without guard
     by = collections.Counter(event["instance"] for event in events)
     equal(by["alpha2"], 3, "events of who sent little")
     expect(16 <= by["alpha1"] <= 16 * (seconds + 2), f"{by['alpha1']} events in {seconds:.1f} s of who sent much")
