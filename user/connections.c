@@ -54,6 +54,17 @@ void ph_connections_close(struct ph_connections *set)
 	set->ledger = NULL;
 }
 
+bool ph_connections_make_room(struct ph_connections *set)
+{
+	struct ph_timer *oldest = ph_timer_first(&set->hello);
+
+	if (!oldest || oldest->due_ms - set->hello.timeout_ms + PH_ROOM_AFTER_MS > set->events->now_ms)
+		return false;
+	ph_timer_disarm(oldest);
+	ph_approach_hello_expired(oldest);
+	return true;
+}
+
 void ph_connections_reap(struct ph_connections *set)
 {
 	struct ph_list *link;

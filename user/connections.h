@@ -41,6 +41,12 @@ int ph_connections_init(struct ph_connections *set, const struct ph_config *conf
 /* Ends what there is for SHUTDOWN, and frees it, @tls and @ledger included; also after a failed init. */
 void ph_connections_close(struct ph_connections *set);
 
+/*
+ * Ends the one that has waited longest for its ClientHello, if that is PH_ROOM_AFTER_MS: a crowd of silent ones must not
+ * keep everybody else waiting. Return: false if there is none.
+ */
+bool ph_connections_make_room(struct ph_connections *set);
+
 /* Frees those that ended in this turn. */
 void ph_connections_reap(struct ph_connections *set);
 

@@ -60,7 +60,7 @@ void ph_events_add_queue(struct ph_events *events, struct ph_timer_queue *queue,
 	events->queues = queue;
 }
 
-static struct ph_timer *first(const struct ph_timer_queue *queue)
+struct ph_timer *ph_timer_first(const struct ph_timer_queue *queue)
 {
 	if (ph_list_is_empty(&queue->timers))
 		return NULL;
@@ -74,7 +74,7 @@ static int until_due(const struct ph_events *events)
 	int found = 0;
 
 	for (const struct ph_timer_queue *queue = events->queues; queue; queue = queue->next) {
-		const struct ph_timer *timer = first(queue);
+		const struct ph_timer *timer = ph_timer_first(queue);
 
 		if (!timer)
 			continue;
@@ -97,7 +97,7 @@ static void expire_queue(struct ph_events *events, struct ph_timer_queue *queue)
 	struct ph_timer *timer;
 
 	ph_list_init(&due);
-	while ((timer = first(queue)) && timer->due_ms <= events->now_ms) {
+	while ((timer = ph_timer_first(queue)) && timer->due_ms <= events->now_ms) {
 		ph_list_remove(&timer->link);
 		ph_list_append(&due, &timer->link);
 	}

@@ -58,5 +58,7 @@ void ph_timer_init(struct ph_timer *timer);
 /* Starts @timer anew, whatever queue it was in. */
 void ph_timer_arm(struct ph_events *events, struct ph_timer_queue *queue, struct ph_timer *timer);
 void ph_timer_disarm(struct ph_timer *timer);
+/* The one that was armed before all others of its queue, or NULL. */
+struct ph_timer *ph_timer_first(const struct ph_timer_queue *queue);
 
 #endif

@@ -142,10 +142,14 @@ static void accept_some(struct ph_source *source, uint32_t events)
 		socklen_t len = sizeof(client);
 		int fd;
 
+		while (worker->connections.count >= worker->limit && ph_connections_make_room(&worker->connections))
+			;
 		if (worker->connections.count >= worker->limit) {
 			ph_connections_count(&worker->connections, PH_REASON_CONNECTION_LIMIT);
 			stop_listening(worker);
 			worker->at_limit = true;
+			if (ph_timer_first(&worker->connections.hello))	/* one that may make room */
+				ph_timer_arm(&worker->events, &worker->pause_queue, &worker->pause);
 			return;
 		}
 		fd = accept4(listener->fd, (struct sockaddr *)&client, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);

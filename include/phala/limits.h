@@ -97,6 +97,7 @@
 #define PH_WORKER_FDS 192		/* everything else of a worker: maps, listeners, spare pipes */
 #define PH_ACCEPT_BATCH 16		/* connections accepted before other events have their turn */
 #define PH_ACCEPT_PAUSE_MS 100		/* after running out of descriptors or memory */
+#define PH_ROOM_AFTER_MS 1000		/* at the limit, who has had no ClientHello for so long makes room for others */
 #define PH_LINGER_MS 1000		/* for a refused client to take its alert and close */
 #define PH_LINGER_BYTES 65536		/* what it may send meanwhile */
 #define PH_PIPE_BYTES 65536		/* asked of one splice; the pipe may take less */

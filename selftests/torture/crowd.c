@@ -56,7 +56,7 @@ static struct options {
 };
 
 static struct peer *peers;
-static uint32_t free_peers[AT_ONCE_MAX], free_count, opened, connected, told;
+static uint32_t free_peers[AT_ONCE_MAX], free_count, opened, connected, told;	/* connected: those that ever were */
 static uint64_t results[PEER_RESULTS], digest, bytes_up, bytes_down, longest_ns;
 static int epoll_fd;
 
@@ -76,7 +76,6 @@ static void over(struct peer *peer, enum peer_result result)
 	uint64_t took = peer_now_ns() - peer->begun_ns;
 
 	results[result]++;
-	connected -= !peer->connecting;
 	if (result == PEER_INTACT) {
 		digest += plan_digest(&peer->plan);
 		bytes_up += peer->plan.up;
@@ -187,8 +186,8 @@ static void run(void)
 			continue;
 		scanned_ns = now_ns;
 		scan(now_ns);
-		if (options.silent && !said && opened == options.count && connected == opened) {
-			said = printf("{\"connected\": %u}\n", connected);
+		if (options.silent && !said && opened == options.count && connected + results[PEER_REFUSED] == opened) {
+			said = printf("{\"connected\": %u, \"open\": %u}\n", connected, options.at_once - free_count);
 			fflush(stdout);
 		}
 		if (open && input_ended()) {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pressure: what is full, forced, unknown or silent. Declined with its reason, served by the relay, and over afterwards."""
-import json, time
+import json
 
-from lab.lab import SLOW, wait_until
+from lab.lab import wait_until
 from rows import Topic, equal, expect
 import arena as the_arena
 import pins
@@ -90,6 +90,21 @@ def _(arena):
     arena.no_growth(memory)
 
 
+@topic.row("workers at their limit of connections, all of them silent: who speaks is served all the same", only="native", seconds=60)
+def _(arena):
+    lab = arena.lab
+    lab.stop()
+    # Room for twenty, and a time-out that would keep them for all of this.
+    lab.start(["prlimit", "--nofile=312:312"], Gateway={"Nic": "n0", "Workers": 1, "HelloTimeout": "5min"})
+    lab.wait_healthy()
+    hosts, before = arena.hosts(), arena.counters()
+    crowd = silent(arena, 60)[0]
+    wait_until(lambda: arena.since(before).get("connection-limit"), 10, "the worker is at its limit")
+    arena.all_intact(arena.crowd(10, "--relay", 1000, "--largest", 16384).finish_when_done(), hosts)
+    expect(arena.since(before).get("silent", 0) >= 40, "silent ones made room")
+    crowd.finish()
+
+
 def silent(arena, count):
     """Connections that say nothing, and when they have all been made, by as many processes as it takes."""
     crowds = []
@@ -97,8 +112,8 @@ def silent(arena, count):
         some = min(count, 15000)
         crowds.append(arena.crowd(some, "--at-once", some, "--silent", "--first", len(crowds)))
         count -= some
-    for crowd in crowds:
-        json.loads(crowd.line())["connected"]
+    made = [json.loads(crowd.line()) for crowd in crowds]
+    arena.note(f"silent: {made}")
     return crowds
 
 
