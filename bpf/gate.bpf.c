@@ -84,9 +84,7 @@ static __always_inline int is_dropped(const struct frame *f)
 	return key >= PH_GATE_DROPS;
 }
 
-/* It knows frames in several buffers, as large ones are: drivers would refuse it on them otherwise. */
-SEC("xdp.frags")
-int gate_xdp(struct xdp_md *xdp)
+static __always_inline int judge_xdp(struct xdp_md *xdp)
 {
 	struct frame f = {
 		.ctx = xdp, .data = (void *)(long)xdp->data, .data_end = (void *)(long)xdp->data_end, .is_xdp = 1,
@@ -94,6 +92,23 @@ int gate_xdp(struct xdp_md *xdp)
 	};
 
 	return is_dropped(&f) ? XDP_DROP : XDP_PASS;
+}
+
+/* It knows frames in several buffers, as large ones are: drivers would refuse it on them otherwise. */
+SEC("xdp.frags")
+int gate_xdp(struct xdp_md *xdp)
+{
+	return judge_xdp(xdp);
+}
+
+/*
+ * Generic XDP copies the skb for a program that knows several buffers (skb_pp_cow_data(), Linux 6.9), and the copy has no
+ * mac_len: tc, and steer there, would see it from its IP header on.
+ */
+SEC("xdp")
+int gate_generic(struct xdp_md *xdp)
+{
+	return judge_xdp(xdp);
 }
 
 /* A tag that the NIC took off makes it another device's packet. */

@@ -332,6 +332,13 @@ static int detach_xdp(const char *bpf_dir, uint32_t ifindex)
 	return err == -EINVAL || err == -ENOLINK ? 0 : err;
 }
 
+static int xdp_fd(const struct ph_gating *gating, enum ph_gate_mode mode)
+{
+	const struct ph_gate_bpf *skel = gating->skel;
+
+	return bpf_program__fd(mode == PH_GATE_NATIVE ? skel->progs.gate_xdp : skel->progs.gate_generic);
+}
+
 static int create_link(struct ph_gating *gating, uint32_t ifindex, enum ph_gate_mode mode)
 {
 	LIBBPF_OPTS(bpf_link_create_opts, opts,
@@ -341,7 +348,7 @@ static int create_link(struct ph_gating *gating, uint32_t ifindex, enum ph_gate_
 
 	if (err)
 		return err;
-	fd = bpf_link_create(bpf_program__fd(gating->skel->progs.gate_xdp), (int)ifindex, BPF_XDP, &opts);
+	fd = bpf_link_create(xdp_fd(gating, mode), (int)ifindex, BPF_XDP, &opts);
 	if (fd < 0)
 		return fd;
 	unlink(path);				/* of a device that had this index, and is gone */
@@ -358,7 +365,7 @@ static int attach_xdp(struct ph_gating *gating, uint32_t ifindex, enum ph_gate_m
 	if (err)
 		return err;
 	if (is == mode)
-		err = bpf_link_update(fd, bpf_program__fd(gating->skel->progs.gate_xdp), NULL);
+		err = bpf_link_update(fd, xdp_fd(gating, mode), NULL);
 	if (fd >= 0)
 		close(fd);
 	if (is == mode)

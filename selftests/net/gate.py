@@ -160,9 +160,12 @@ for mode in MODES:
     def _(lab, mode):
         restart(lab, Gate=mode)
         equal((mode_of(lab), attached(lab)), (mode, {mode}), "how it is attached")
-        for family in (4, 6):
+        spliced = lambda: sum(row["count"] for row in lab.json("map", "dump", "reasons") if row["reason"] == "spliced")
+        before = spliced()
+        for family in (4, 4, 4, 6):
             for sock in passthrough_pair(lab, "alpha1-7801s", "alpha1", 7801, family):
                 sock.close()
+        expect(spliced() > before, "steer behind it has its share")
         with counted(lab, "connection"), counted(lab, "hello"):
             client, cvm = standard_pair(lab, "alpha1-7802", "alpha1", 7802)
         data = os.urandom(1 << 18)
