@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -34,7 +35,7 @@ struct ph_gating {
 };
 
 static const char *const map_names[] = { "ph_gate", "ph_gate_targets", "ph_gate_reasons", "ph_gate_sources",
-					 "ph_gate_cache", "ph_deny", "ph_allow" };
+					 "ph_gate_cache", "ph_gate_proven", "ph_deny", "ph_allow" };
 
 static int pin_path(char out[PATH_MAX], const char *bpf_dir, const char *name)
 {
@@ -157,6 +158,11 @@ int ph_gate_load(const char *bpf_dir, struct ph_gating **ret_gating, char *error
 		goto fail;
 	}
 	gating->config = at;
+	if (!gating->config->secret[0] && !gating->config->secret[1] &&
+	    getrandom(gating->config->secret, sizeof(gating->config->secret), 0) != sizeof(gating->config->secret)) {
+		err = -EIO;
+		goto fail;
+	}
 	*ret_gating = gating;
 	return 0;
 fail:
@@ -201,6 +207,7 @@ void ph_gate_set(struct ph_gating *gating, const struct ph_gate_config *config)
 	set_budget(&gate->budgets[PH_GATE_BUDGET_CONNECTIONS], config->connections, config->connections_burst);
 	set_budget(&gate->budgets[PH_GATE_BUDGET_HELLOS], config->hellos, config->hellos_burst);
 	set_budget(&gate->budgets[PH_GATE_BUDGET_HANDSHAKES], config->handshakes, config->handshakes_burst);
+	set_budget(&gate->unproven, config->unproven, 0);
 	gate->source4 = mask_of(PH_ADDRESS_V4_BITS + config->prefix4);
 	gate->source6 = mask_of(config->prefix6);
 }

@@ -39,7 +39,7 @@ struct ph_setting {
 	uint32_t min, max;			/* of numbers; of durations, in ms */
 };
 
-#define PH_SETTING_COUNT 34
+#define PH_SETTING_COUNT 35
 
 extern const struct ph_setting ph_settings[PH_SETTING_COUNT];
 

@@ -20,9 +20,10 @@
 #include "ktap.h"
 
 #define TC_UNSPEC (-1)
-#define TC_SHOT 2
+#define TC_REDIRECTS 7
 #define XDP_DROPS 1
 #define XDP_PASSES 2
+#define XDP_ANSWERS 3
 
 #define NOTHING PH_GATE_COUNT
 #define FRAME_MAX 2048
@@ -46,6 +47,7 @@ struct shape {
 	uint8_t protocol;
 	uint8_t flags, no_flags;
 	enum payload payload;
+	uint32_t seq;				/* as it lies in the packet */
 	uint16_t ethertype;
 	bool tagged;
 	uint8_t options;			/* bytes of IP options; of IPv6: headers for destinations */
@@ -140,6 +142,7 @@ static size_t write_l4(const struct shape *s, uint8_t *at)
 		put16(at + 4, header + payload);
 		return header + payload;
 	}
+	memcpy(at + 4, &s->seq, 4);
 	at[12] = (s->doff ? s->doff : 5) << 4;
 	at[13] = s->no_flags ? 0 : s->flags ? s->flags : SYN;
 	put16(at + 14, 1000);
@@ -208,17 +211,34 @@ static size_t write_frame(const struct shape *s, uint8_t *frame)
 	return s->cut ? s->cut : len;
 }
 
-/* Return: 1 dropped, 0 passed, -errno. */
+enum verdict { PASSED, DROPPED, ANSWERED };
+
+static uint8_t answer[FRAME_MAX];		/* what a frame became */
+static size_t answer_len;
+
+/* Return: an enum verdict, or -errno. */
 static int run_frame(enum entry entry, void *frame, size_t len)
 {
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = (__u32)len, .repeat = 1);
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = (__u32)len, .data_out = answer,
+		    .data_size_out = sizeof(answer), .repeat = 1);
 	int err = bpf_prog_test_run_opts(entry_fd(entry), &opts);
 
 	if (err)
 		return err;
-	if (entry)
-		return opts.retval == XDP_DROPS ? 1 : opts.retval == XDP_PASSES ? 0 : -EPROTO;
-	return (int)opts.retval == TC_SHOT ? 1 : (int)opts.retval == TC_UNSPEC ? 0 : -EPROTO;
+	answer_len = opts.data_size_out;
+	switch ((int)opts.retval) {
+	case XDP_ANSWERS:
+	case TC_REDIRECTS:
+		return ANSWERED;
+	case XDP_DROPS:
+		return entry == TC ? -EPROTO : DROPPED;
+	case XDP_PASSES:			/* and TC_SHOT */
+		return entry == TC ? DROPPED : PASSED;
+	case TC_UNSPEC:
+		return PASSED;
+	default:
+		return -EPROTO;
+	}
 }
 
 static int run_shape(enum entry entry, const struct shape *s)
@@ -246,7 +266,9 @@ static void read_counters(uint64_t out[PH_GATE_COUNT])
 static void expect(enum entry entry, const char *name, const struct shape *s, enum ph_gate_reason reason)
 {
 	uint64_t before[PH_GATE_COUNT], after[PH_GATE_COUNT];
-	bool drop = reason != NOTHING && reason >= PH_GATE_DROPS, as_told = true;
+	enum verdict wanted = reason == NOTHING || reason < PH_GATE_DROPS ? PASSED :
+			      reason == PH_GATE_CHALLENGED ? ANSWERED : DROPPED;
+	bool as_told = true;
 	int got;
 
 	read_counters(before);
@@ -254,8 +276,8 @@ static void expect(enum entry entry, const char *name, const struct shape *s, en
 	read_counters(after);
 	for (int i = 0; i < PH_GATE_COUNT; i++)
 		as_told = as_told && after[i] - before[i] == (i == (int)reason);
-	ktap_ok(got == drop && as_told, "%s: %s", entry_words[entry], name);
-	for (int i = 0; !(got == drop && as_told) && i < PH_GATE_COUNT; i++) {
+	ktap_ok(got == (int)wanted && as_told, "%s: %s", entry_words[entry], name);
+	for (int i = 0; !(got == (int)wanted && as_told) && i < PH_GATE_COUNT; i++) {
 		if (after[i] != before[i])
 			printf("# verdict %d; counted: reason %d\n", got, i);
 	}
@@ -493,7 +515,7 @@ static void test_lists(enum entry entry)
 	list(deny, CLIENT4, 32, soon);
 	expect(entry, "denied for a moment", &syn, PH_GATE_DENIED);
 	deadline = now_ns() + 5 * SECOND_NS;
-	while (run_shape(entry, &syn) && now_ns() < deadline)
+	while (run_shape(entry, &syn) != PASSED && now_ns() < deadline)
 		;
 	ktap_ok(now_ns() >= soon && now_ns() < deadline, "%s: it passes once that is over, though it was cached",
 		entry_words[entry]);
@@ -506,7 +528,7 @@ static int passing(enum entry entry, const struct shape *shape, int count)
 	int passed = 0;
 
 	for (int i = 0; i < count; i++)
-		passed += run_shape(entry, shape) == 0;
+		passed += run_shape(entry, shape) == PASSED;
 	return passed;
 }
 
@@ -592,6 +614,121 @@ static void test_sources(enum entry entry)
 	forget_sources();
 }
 
+static uint64_t sum_bytes(const uint8_t *at, size_t len)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < len; i++)
+		sum += i % 2 ? at[i] : at[i] << 8;
+	return sum;
+}
+
+static uint16_t fold(uint64_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+static uint32_t word_at(const uint8_t *at)
+{
+	uint32_t word;
+
+	memcpy(&word, at, 4);
+	return word;
+}
+
+/* TCP's checksum as it should be, summed from scratch. */
+static uint16_t sum_tcp(const uint8_t *ip, const uint8_t *tcp, size_t len)
+{
+	bool v6 = ip[0] >> 4 == 6;
+
+	return fold(sum_bytes(ip + (v6 ? 8 : 12), v6 ? 32 : 8) + 6 + len + sum_bytes(tcp, len));
+}
+
+/* Is @answer a SYN-ACK to @frame's sender, right in every field? */
+static bool is_challenge(const uint8_t *frame, const uint8_t *tcp, size_t len)
+{
+	const uint8_t *ip = answer + 14, *to = answer + (tcp - frame);
+	bool v6 = ip[0] >> 4 == 6;
+	size_t address = v6 ? 16 : 4, at = v6 ? 8 : 12, tcp_len = answer_len - (to - answer);
+
+	return answer_len <= len && !memcmp(answer, frame + 6, 6) && !memcmp(answer + 6, frame, 6) &&
+	       !memcmp(ip + at, frame + 14 + at + address, address) && !memcmp(ip + at + address, frame + 14 + at, address) &&
+	       (v6 || fold(sum_bytes(ip, 20)) == 0xffff) && !memcmp(to, tcp + 2, 2) && !memcmp(to + 2, tcp, 2) &&
+	       (to[13] & 0x3f) == (SYN | ACK) && sum_tcp(ip, to, tcp_len) == 0xffff &&
+	       (v6 ? ip[4] << 8 | ip[5] : (ip[2] << 8 | ip[3]) - 20) == (int)tcp_len;
+}
+
+static void test_challenge(enum entry entry)
+{
+	static const struct {
+		const char *name;
+		struct shape shape;
+	} rows[] = {
+		{ "IPv4", { .from = CLIENT4 } },
+		{ "IPv6", { TO6, .from = CLIENT6 } },
+		{ "a SYN with data", { .from = "198.51.100.9", .payload = DATA } },
+		{ "a SYN with data, IPv6", { TO6, .from = "2001:db8:9::9", .payload = DATA } },
+	};
+	const char *way = entry_words[entry];
+	struct shape syn, reset;
+	uint8_t frame[FRAME_MAX], *tcp;
+	uint32_t cookie;
+	size_t len;
+
+	config->secret[0] = 1;
+	config->secret[1] = 2;
+	config->unproven.interval_ns = 3600 * SECOND_NS;
+	config->unproven.tolerance_ns = 2 * config->unproven.interval_ns;
+	config->unproven_due_ns = 0;
+	ktap_ok(passing(entry, &rows[0].shape, 1) && passing(entry, &rows[1].shape, 1), "%s: as many strangers as may get in",
+		way);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		syn = rows[i].shape;
+		len = write_frame(&syn, frame);
+		tcp = frame + 14 + (syn.to ? 40 : 20);
+		memcpy(frame, "\2\0\0\0\0\1\2\0\0\0\0\2", 12);
+		put16(tcp + 16, ~sum_tcp(frame + 14, tcp, len - (tcp - frame)));
+		if (!syn.to)
+			put16(frame + 24, ~fold(sum_bytes(frame + 14, 20)));
+		ktap_ok(run_frame(entry, frame, len) == ANSWERED && is_challenge(frame, tcp, len), "%s: challenged: %s", way,
+			rows[i].name);
+		cookie = word_at(answer + (tcp - frame) + 8);
+		expect(entry, "one that has not answered", &syn, PH_GATE_CHALLENGED);
+		reset = syn;
+		reset.payload = NO_PAYLOAD;
+		reset.flags = RST;
+		reset.seq = cookie + 1;
+		expect(entry, "a RST with another number", &reset, NOTHING);
+		reset.seq = cookie;
+		reset.from_port = 40001;
+		expect(entry, "a RST from another port", &reset, NOTHING);
+		reset.from_port = 0;
+		reset.flags = RST | ACK;
+		expect(entry, "a RST that acknowledges", &reset, NOTHING);
+		expect(entry, "it is still a stranger", &syn, PH_GATE_CHALLENGED);
+		reset.flags = RST;
+		expect(entry, "the RST that was asked for", &reset, PH_GATE_PROVEN);
+		expect(entry, "its next SYN", &syn, PH_GATE_CONNECTION);
+		syn.from_port = 50000;
+		expect(entry, "and from another port", &syn, PH_GATE_CONNECTION);
+	}
+	expect(entry, "somebody else", &(struct shape){ .from = "203.0.113.1" }, PH_GATE_CHALLENGED);
+	list(skel->maps.ph_allow, "203.0.113.1", 32, 0);
+	expect(entry, "who is allowed", &(struct shape){ .from = "203.0.113.1" }, PH_GATE_ALLOWED);
+	unlist_all();
+	ktap_ok(run_shape(entry, &(struct shape){ .from = "203.0.113.1", .options = 8 }) == DROPPED,
+		"%s: a SYN with IP options is not answered", way);
+	expect(entry, "data of a stranger", &(struct shape){ .from = "203.0.113.1", .flags = ACK, .payload = DATA }, NOTHING);
+	config->unproven_due_ns = 0;
+	expect(entry, "once there is room again", &(struct shape){ .from = "203.0.113.1" }, PH_GATE_CONNECTION);
+	memset(&config->unproven, 0, sizeof(config->unproven));
+	ktap_ok(passing(entry, &(struct shape){ .from = "203.0.113.2" }, 9) == 9, "%s: without a limit nobody is a stranger", way);
+	for (struct ph_address key; !bpf_map_get_next_key(fd_of(skel->maps.ph_gate_proven), NULL, &key);)
+		bpf_map_delete_elem(fd_of(skel->maps.ph_gate_proven), &key);
+}
+
 /* Nothing is out of reach: random bytes, and good frames with some of them changed, never hurt. */
 static void test_noise(enum entry entry)
 {
@@ -659,6 +796,7 @@ int main(void)
 		test_lists(entry);
 		test_budgets(entry);
 		test_sources(entry);
+		test_challenge(entry);
 		test_noise(entry);
 		tell_costs(entry);
 	}
