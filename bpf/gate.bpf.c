@@ -45,6 +45,14 @@ struct {
 	__type(value, struct ph_gate_source);
 } ph_gate_sources SEC(".maps");
 
+/* Nobody gets in here who does not hear what he is told, so no flood of spoofed packets makes it forget. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PH_GATE_PROVEN_MAX);
+	__type(key, struct ph_address);
+	__type(value, __u64);
+} ph_gate_proven SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, PH_GATE_CACHE_SLOTS);
@@ -70,30 +78,49 @@ struct {
 
 #include "gate.h"
 
-/* Return: 1 when it is to be dropped. */
-static __always_inline int is_dropped(const struct frame *f)
+/* Counts what is to be counted. Return: as judge(). */
+static __always_inline enum ph_gate_reason look(const struct frame *f, struct packet *p)
 {
-	__u32 key = judge(f);
+	__u32 key = judge(f, p);
 	__u64 *count;
 
 	if (key == GATE_PASS)
-		return 0;
+		return key;
 	count = bpf_map_lookup_elem(&ph_gate_reasons, &key);
 	if (count)
 		++*count;
-	return key >= PH_GATE_DROPS;
+	return key;
+}
+
+static __always_inline int judge_xdp(struct xdp_md *xdp)
+{
+	struct frame f = {
+		.ctx = xdp, .data = (void *)(long)xdp->data, .data_end = (void *)(long)xdp->data_end, .is_xdp = 1,
+		.len = bpf_xdp_get_buff_len(xdp),
+	};
+	struct packet p = { 0 };
+	enum ph_gate_reason reason = look(&f, &p);
+
+	if (reason == PH_GATE_CHALLENGED)
+		return answer_xdp(xdp, &p);
+	return is_drop(reason) ? XDP_DROP : XDP_PASS;
 }
 
 /* It knows frames in several buffers, as large ones are: drivers would refuse it on them otherwise. */
 SEC("xdp.frags")
 int gate_xdp(struct xdp_md *xdp)
 {
-	struct frame f = {
-		.ctx = xdp, .data = (void *)(long)xdp->data, .data_end = (void *)(long)xdp->data_end, .is_xdp = 1,
-		.len = bpf_xdp_get_buff_len(xdp),
-	};
+	return judge_xdp(xdp);
+}
 
-	return is_dropped(&f) ? XDP_DROP : XDP_PASS;
+/*
+ * Generic XDP copies the skb for a program that knows several buffers (skb_pp_cow_data(), Linux 6.9), and the copy has no
+ * mac_len: tc, and steer there, would see it from its IP header on.
+ */
+SEC("xdp")
+int gate_generic(struct xdp_md *xdp)
+{
+	return judge_xdp(xdp);
 }
 
 /* A tag that the NIC took off makes it another device's packet. */
@@ -104,10 +131,15 @@ int gate_tc(struct __sk_buff *skb)
 		.ctx = skb, .data = (void *)(long)skb->data, .data_end = (void *)(long)skb->data_end, .len = skb->len,
 		.is_super = skb->gso_segs > 1,
 	};
+	enum ph_gate_reason reason;
+	struct packet p = { 0 };
 
 	if (skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	return is_dropped(&f) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	reason = look(&f, &p);
+	if (reason == PH_GATE_CHALLENGED)
+		return answer_tc(skb, &p);
+	return is_drop(reason) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -83,6 +83,10 @@ struct packet {
 	__u8 is_broken;			/* lengths contradict each other: only addresses and protocol are to be believed */
 	__u8 is_endless;		/* too many headers */
 	enum part part;
+	struct {
+		__be16 source, target;
+	} ports;
+	__be32 cookie;			/* to challenge it with */
 };
 
 static __always_inline int is_served(__u8 protocol)
@@ -272,23 +276,32 @@ static __always_inline int budget_take(const struct ph_gate_budget *budget, __u6
 	return 1;
 }
 
+/* What of an address is a source. */
+static __always_inline struct ph_address source_key(const struct ph_gate *gate, const struct ph_address *address,
+						    __u32 is_v6)
+{
+	const struct ph_address *mask = is_v6 ? &gate->source6 : &gate->source4;
+	struct ph_address key;
+
+	for (int i = 0; i < 4; i++)
+		key.words[i] = address->words[i] & mask->words[i];
+	return key;
+}
+
 /* Return: 1 when the packet's source has some of its budget left; also when there is no room to remember it. */
 __separate int is_within(struct ph_address *address, __u32 is_v6, __u32 kind)
 {
 	const struct ph_gate *gate = gate_config();
 	struct ph_gate_source *source, first = { 0 };
 	const struct ph_gate_budget *budget;
-	const struct ph_address *mask;
 	struct ph_address key;
 
 	if (!gate || !address || kind >= PH_GATE_BUDGETS)
 		return 1;
 	budget = &gate->budgets[kind];
-	mask = is_v6 ? &gate->source6 : &gate->source4;
 	if (!budget->interval_ns)
 		return 1;
-	for (int i = 0; i < 4; i++)
-		key.words[i] = address->words[i] & mask->words[i];
+	key = source_key(gate, address, is_v6);
 	source = bpf_map_lookup_elem(&ph_gate_sources, &key);
 	if (!source) {
 		bpf_map_update_elem(&ph_gate_sources, &key, &first, BPF_NOEXIST);
@@ -320,6 +333,13 @@ static __always_inline int is_hello(const struct frame *f, __u32 at, __u32 len)
 	return !frame_read(f, at, &first) && first == TLS_HANDSHAKE;
 }
 
+#include "challenge.h"
+
+static __always_inline int is_drop(enum ph_gate_reason reason)
+{
+	return reason != GATE_PASS && reason >= PH_GATE_DROPS;
+}
+
 static __always_inline enum ph_gate_reason judge_list(struct packet *p)
 {
 	const struct ph_gate *gate = gate_config();
@@ -339,8 +359,8 @@ static __always_inline enum ph_gate_reason judge_list(struct packet *p)
 static __always_inline enum ph_gate_reason judge_tcp(const struct frame *f, struct packet *p)
 {
 	enum ph_gate_reason reason;
+	__u32 header_len, ports;
 	struct tcphdr tcp;
-	__u32 header_len;
 
 	if (p->len < TCP_HLEN || frame_read(f, p->at, &tcp))
 		return PH_GATE_BAD_LENGTH;
@@ -358,8 +378,15 @@ static __always_inline enum ph_gate_reason judge_tcp(const struct frame *f, stru
 	reason = judge_list(p);
 	if (reason != GATE_PASS)
 		return reason;
+	ports = (__u32)p->ports.source << 16 | p->ports.target;
+	if (tcp.syn && !is_expected(&p->source, p->is_v6)) {
+		p->cookie = cookie_now(&p->source, ports);
+		return PH_GATE_CHALLENGED;
+	}
 	if (tcp.syn)
 		return is_within(&p->source, p->is_v6, PH_GATE_BUDGET_CONNECTIONS) ? PH_GATE_CONNECTION : PH_GATE_OVER_CONNECTIONS;
+	if (tcp.rst && !tcp.ack && is_proof(&p->source, p->is_v6, ports, tcp.seq))
+		return PH_GATE_PROVEN;
 	if (is_hello(f, p->at + header_len, p->len - header_len))
 		return is_within(&p->source, p->is_v6, PH_GATE_BUDGET_HELLOS) ? PH_GATE_HELLO : PH_GATE_OVER_HELLOS;
 	return GATE_PASS;
@@ -386,36 +413,36 @@ static __always_inline enum ph_gate_reason judge_wireguard(const struct frame *f
 	return is_within(&p->source, p->is_v6, PH_GATE_BUDGET_HANDSHAKES) ? PH_GATE_HANDSHAKE : PH_GATE_OVER_HANDSHAKES;
 }
 
-/* Return: GATE_PASS, or what is to be counted; from PH_GATE_DROPS on, what is to be dropped. */
-static __always_inline enum ph_gate_reason judge(const struct frame *f)
+/*
+ * @p: zeroed; all that is to be known of it, if it is PH_GATE_CHALLENGED.
+ *
+ * Return: GATE_PASS, or what is to be counted; from PH_GATE_DROPS on, what is not to go on.
+ */
+static __always_inline enum ph_gate_reason judge(const struct frame *f, struct packet *p)
 {
-	struct packet p = { 0 };
-	struct {
-		__be16 source, target;
-	} ports;
 	__be16 type;
 
 	if (frame_read(f, ETH_TYPE_AT, &type))
 		return GATE_PASS;
 	if (type == bpf_htons(ETH_P_IP)) {
-		if (packet_read_v4(f, &p))
+		if (packet_read_v4(f, p))
 			return GATE_PASS;
-	} else if (type != bpf_htons(ETH_P_IPV6) || packet_read_v6(f, &p)) {
+	} else if (type != bpf_htons(ETH_P_IPV6) || packet_read_v6(f, p)) {
 		return GATE_PASS;
 	}
-	if (p.is_endless)
-		return is_target(&p, 0) ? PH_GATE_HEADERS : GATE_PASS;
-	if (p.part == PART_EARLY)
-		return is_target(&p, 0) ? PH_GATE_FRAGMENT : GATE_PASS;
-	if (p.is_broken || p.len < sizeof(ports) || frame_read(f, p.at, &ports))
-		return p.protocol == IPPROTO_TCP && is_target(&p, 0) ? PH_GATE_BAD_LENGTH : GATE_PASS;
-	if (!is_target(&p, ports.target))
+	if (p->is_endless)
+		return is_target(p, 0) ? PH_GATE_HEADERS : GATE_PASS;
+	if (p->part == PART_EARLY)
+		return is_target(p, 0) ? PH_GATE_FRAGMENT : GATE_PASS;
+	if (p->is_broken || p->len < sizeof(p->ports) || frame_read(f, p->at, &p->ports))
+		return p->protocol == IPPROTO_TCP && is_target(p, 0) ? PH_GATE_BAD_LENGTH : GATE_PASS;
+	if (!is_target(p, p->ports.target))
 		return GATE_PASS;
-	if (p.protocol == IPPROTO_UDP)
-		return judge_wireguard(f, &p);
-	if (p.part == PART_FIRST)
+	if (p->protocol == IPPROTO_UDP)
+		return judge_wireguard(f, p);
+	if (p->part == PART_FIRST)
 		return PH_GATE_FRAGMENT;
-	return judge_tcp(f, &p);
+	return judge_tcp(f, p);
 }
 
 #endif

@@ -35,6 +35,11 @@ static uint32_t bits_of(const struct ph_address *mask)
 	return bits;
 }
 
+static uint64_t per_second(const struct ph_gate_budget *budget)
+{
+	return (1000000000 + budget->interval_ns / 2) / budget->interval_ns;
+}
+
 static struct ph_json *budgets_json(const struct ph_gate *gate)
 {
 	struct ph_json *array = ph_json_array();
@@ -45,7 +50,7 @@ static struct ph_json *budgets_json(const struct ph_gate *gate)
 
 		ph_json_set_string(row, "what", budget_words[i]);
 		if (budget->interval_ns) {
-			ph_json_set_number(row, "per_second", (1000000000 + budget->interval_ns / 2) / budget->interval_ns);
+			ph_json_set_number(row, "per_second", per_second(budget));
 			ph_json_set_number(row, "burst", budget->tolerance_ns / budget->interval_ns);
 		} else {
 			ph_json_set(row, "per_second", NULL);
@@ -172,6 +177,9 @@ static void print_gate(const struct ph_json *json)
 	ph_table_print(ph_json_child(json, "budgets"), budgets, stdout);
 	printf("\na source is a /%.0f of IPv4, a /%.0f of IPv6\n", ph_json_number(json, "source_prefix4", 0),
 	       ph_json_number(json, "source_prefix6", 0));
+	if (!ph_json_is_null(json, "unproven_per_second"))
+		printf("sources not heard of: %.0f connections a second together, others are challenged\n",
+		       ph_json_number(json, "unproven_per_second", 0));
 	printf("listed prefixes: %.0f denied, %.0f allowed\n", ph_json_number(lists, "deny", 0),
 	       ph_json_number(lists, "allow", 0));
 	if (ph_json_count(ph_json_child(json, "counters")))
@@ -214,6 +222,10 @@ int ph_ctl_gate_show(const struct ph_ctl *ctl)
 	ph_json_set(json, "budgets", budgets_json(&gate));
 	ph_json_set_number(json, "source_prefix4", bits_of(&gate.source4) - PH_ADDRESS_V4_BITS);
 	ph_json_set_number(json, "source_prefix6", bits_of(&gate.source6));
+	if (gate.unproven.interval_ns)
+		ph_json_set_number(json, "unproven_per_second", per_second(&gate.unproven));
+	else
+		ph_json_set(json, "unproven_per_second", NULL);
 	lists = ph_json_object();
 	ph_json_set_number(lists, "deny", gate.lists[PH_LIST_DENY].rows);
 	ph_json_set_number(lists, "allow", gate.lists[PH_LIST_ALLOW].rows);
@@ -381,6 +393,34 @@ static const struct ph_column source_columns[] = {
 	{ 0 },
 };
 
+static int proven_row(const void *key, const void *value, void *arg)
+{
+	const struct source_rows *sources = arg;
+	struct ph_json *row = ph_json_object();
+	char text[PH_PREFIX_TEXT_SIZE];
+	__u64 until_ns;
+
+	memcpy(&until_ns, value, sizeof(until_ns));
+	ph_json_set_string(row, "source", source_text(text, key, &sources->gate));
+	ph_json_set_real(row, "left_s", ph_ctl_age_s(until_ns, sources->now_ns));
+	ph_rows_add(sources->rows, row);
+	return 0;
+}
+
+static int proven_rows(struct ph_rows *rows)
+{
+	struct source_rows sources = { .rows = rows, .now_ns = ph_ctl_boot_now_ns() };
+	int err = ph_gate_read(rows->ctl->bpf_dir, &sources.gate);
+
+	return err ? err : ph_gate_each(rows->ctl->bpf_dir, "ph_gate_proven", proven_row, &sources);
+}
+
+static const struct ph_column proven_columns[] = {
+	{ "source", "SOURCE", PH_CELL_TEXT },
+	{ "left_s", "FOR", PH_CELL_DURATION },
+	{ 0 },
+};
+
 static int listed_row(const void *key, const void *value, void *arg)
 {
 	const struct ph_listed *listed = value;
@@ -431,6 +471,7 @@ const struct ph_map_row ph_gate_maps[] = {
 	{ "gate_targets", target_rows, target_columns, NULL, "what the gate watches; port 0 is an address of others", ABSENT },
 	{ "gate_reasons", reason_rows, reason_columns, NULL, "packets for the gateway, by what became of them", ABSENT },
 	{ "gate_sources", source_rows, source_columns, NULL, "what of its budgets each source has spent", ABSENT },
+	{ "gate_proven", proven_rows, proven_columns, NULL, "sources that answered a challenge", ABSENT },
 	{ "gate_cache", NULL, NULL, NULL, "what the lists said lately, on each CPU", ABSENT },
 	{ "deny", deny_rows, listed_columns, NULL, "prefixes that are denied", ABSENT },
 	{ "allow", allow_rows, listed_columns, NULL, "prefixes that are neither denied nor budgeted", ABSENT },

@@ -366,6 +366,7 @@ static struct ph_config *new_config(const char *path)
 	config->gate.connections = PH_GATE_CONNECTIONS;
 	config->gate.hellos = PH_GATE_HELLOS;
 	config->gate.handshakes = PH_GATE_HANDSHAKES;
+	config->gate.unproven = PH_GATE_UNPROVEN;
 	config->gate.prefix4 = 32;
 	config->gate.prefix6 = 64;
 	config->hello_timeout_ms = PH_HELLO_TIMEOUT_MS;

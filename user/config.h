@@ -60,6 +60,7 @@ struct ph_gate_config {
 	enum ph_gate_mode mode;
 	uint32_t connections, hellos, handshakes;	/* for a source, a second; 0 is no limit */
 	uint32_t connections_burst, hellos_burst, handshakes_burst;	/* at once; 0 is PH_GATE_BURST times as many */
+	uint32_t unproven;			/* connections of all sources not heard of, a second; 0 is no limit */
 	uint32_t prefix4, prefix6;		/* bits of an address that are a source */
 };
 

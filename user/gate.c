@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -34,7 +35,7 @@ struct ph_gating {
 };
 
 static const char *const map_names[] = { "ph_gate", "ph_gate_targets", "ph_gate_reasons", "ph_gate_sources",
-					 "ph_gate_cache", "ph_deny", "ph_allow" };
+					 "ph_gate_cache", "ph_gate_proven", "ph_deny", "ph_allow" };
 
 static int pin_path(char out[PATH_MAX], const char *bpf_dir, const char *name)
 {
@@ -157,6 +158,11 @@ int ph_gate_load(const char *bpf_dir, struct ph_gating **ret_gating, char *error
 		goto fail;
 	}
 	gating->config = at;
+	if (!gating->config->secret[0] && !gating->config->secret[1] &&
+	    getrandom(gating->config->secret, sizeof(gating->config->secret), 0) != sizeof(gating->config->secret)) {
+		err = -EIO;
+		goto fail;
+	}
 	*ret_gating = gating;
 	return 0;
 fail:
@@ -201,6 +207,7 @@ void ph_gate_set(struct ph_gating *gating, const struct ph_gate_config *config)
 	set_budget(&gate->budgets[PH_GATE_BUDGET_CONNECTIONS], config->connections, config->connections_burst);
 	set_budget(&gate->budgets[PH_GATE_BUDGET_HELLOS], config->hellos, config->hellos_burst);
 	set_budget(&gate->budgets[PH_GATE_BUDGET_HANDSHAKES], config->handshakes, config->handshakes_burst);
+	set_budget(&gate->unproven, config->unproven, 0);
 	gate->source4 = mask_of(PH_ADDRESS_V4_BITS + config->prefix4);
 	gate->source6 = mask_of(config->prefix6);
 }
@@ -332,6 +339,13 @@ static int detach_xdp(const char *bpf_dir, uint32_t ifindex)
 	return err == -EINVAL || err == -ENOLINK ? 0 : err;
 }
 
+static int xdp_fd(const struct ph_gating *gating, enum ph_gate_mode mode)
+{
+	const struct ph_gate_bpf *skel = gating->skel;
+
+	return bpf_program__fd(mode == PH_GATE_NATIVE ? skel->progs.gate_xdp : skel->progs.gate_generic);
+}
+
 static int create_link(struct ph_gating *gating, uint32_t ifindex, enum ph_gate_mode mode)
 {
 	LIBBPF_OPTS(bpf_link_create_opts, opts,
@@ -341,7 +355,7 @@ static int create_link(struct ph_gating *gating, uint32_t ifindex, enum ph_gate_
 
 	if (err)
 		return err;
-	fd = bpf_link_create(bpf_program__fd(gating->skel->progs.gate_xdp), (int)ifindex, BPF_XDP, &opts);
+	fd = bpf_link_create(xdp_fd(gating, mode), (int)ifindex, BPF_XDP, &opts);
 	if (fd < 0)
 		return fd;
 	unlink(path);				/* of a device that had this index, and is gone */
@@ -358,7 +372,7 @@ static int attach_xdp(struct ph_gating *gating, uint32_t ifindex, enum ph_gate_m
 	if (err)
 		return err;
 	if (is == mode)
-		err = bpf_link_update(fd, bpf_program__fd(gating->skel->progs.gate_xdp), NULL);
+		err = bpf_link_update(fd, xdp_fd(gating, mode), NULL);
 	if (fd >= 0)
 		close(fd);
 	if (is == mode)

@@ -246,6 +246,7 @@ const struct ph_setting ph_settings[PH_SETTING_COUNT] = {
 	GATEWAY("HellosBurst", NOT, set_number, gate.hellos_burst, 1, BURST_MAX),
 	GATEWAY("HandshakesPerSource", NOT, set_number, gate.handshakes, 0, RATE_MAX),
 	GATEWAY("HandshakesBurst", NOT, set_number, gate.handshakes_burst, 1, BURST_MAX),
+	GATEWAY("UnprovenConnections", NOT, set_number, gate.unproven, 0, RATE_MAX),
 	GATEWAY("SourcePrefix4", NOT, set_number, gate.prefix4, 8, 32),
 	GATEWAY("SourcePrefix6", NOT, set_number, gate.prefix6, 16, 128),
 	GATEWAY("Workers", NOT, set_number, workers, 1, PH_WORKERS_MAX),

@@ -39,7 +39,7 @@ struct ph_setting {
 	uint32_t min, max;			/* of numbers; of durations, in ms */
 };
 
-#define PH_SETTING_COUNT 36
+#define PH_SETTING_COUNT 37
 
 extern const struct ph_setting ph_settings[PH_SETTING_COUNT];
 

@@ -7,6 +7,7 @@
  *   ph_gate_targets hash            struct ph_gate_target __u8              manager             gate, phalactl
  *   ph_gate_reasons array, per CPU  enum ph_gate_reason  __u64              gate                phalactl
  *   ph_gate_sources LRU hash        struct ph_address    struct ph_gate_source gate             gate, phalactl
+ *   ph_gate_proven  LRU hash        struct ph_address    __u64 until_ns     gate                gate, phalactl
  *   ph_gate_cache   array, per CPU  slot                 struct ph_gate_cached gate             gate
  *   ph_deny         LPM trie        struct ph_prefix     struct ph_listed   phalactl, manager   gate, phalactl
  *   ph_allow        LPM trie        the same             the same           the same            the same
@@ -68,6 +69,9 @@ struct ph_gate {
 	struct ph_address source4;		/* masks: what of an address is a source */
 	struct ph_address source6;
 	struct ph_gate_list lists[PH_LISTS];
+	struct ph_gate_budget unproven;		/* SYNs of all sources that have not been heard of */
+	__u64 unproven_due_ns;			/* of these; the gate writes it */
+	__u64 secret[2];			/* of the cookies; never shown */
 };
 
 struct ph_gate_source {
@@ -103,9 +107,10 @@ enum ph_gate_listing {
 PH_ABI_SIZE(ph_address, 16);
 PH_ABI_SIZE(ph_gate_target, 20);
 PH_ABI_SIZE(ph_gate_list, 32);
-PH_ABI_SIZE(ph_gate, 8 + 48 + 32 + 64);
+PH_ABI_SIZE(ph_gate, 8 + 48 + 32 + 64 + 40);
 PH_ABI_AT(ph_gate, source4, 56);
 PH_ABI_AT(ph_gate, lists, 88);
+PH_ABI_AT(ph_gate, unproven, 152);
 PH_ABI_SIZE(ph_gate_source, 32);
 PH_ABI_SIZE(ph_prefix, 20);
 PH_ABI_SIZE(ph_listed, 16);

@@ -48,6 +48,7 @@
 #define PH_GATE_CONNECTIONS 1000	/* SYNs a second from one source */
 #define PH_GATE_HELLOS 1000		/* ClientHellos likewise */
 #define PH_GATE_HANDSHAKES 500		/* WireGuard handshake initiations likewise */
+#define PH_GATE_UNPROVEN 800		/* SYNs a second from all sources not heard of: 63 s of them are within the backlog */
 #define PH_GATE_BURST 5			/* times that, at once */
 #define PH_TUNNEL_MTU 1420		/* WireGuard over IPv6 over Ethernet */
 
@@ -82,6 +83,8 @@
 /* The gate. */
 #define PH_GATE_TARGETS_MAX 4096	/* listening addresses and ports, wildcards spelt out */
 #define PH_GATE_SOURCES_MAX 131072	/* sources whose budgets are remembered; the oldest is forgotten */
+#define PH_GATE_PROVEN_MAX 65536	/* sources that answered a challenge; likewise */
+#define PH_GATE_PROVEN_MS 600000	/* for so long */
 #define PH_GATE_PREFIXES_MAX 2097152	/* of each list */
 #define PH_GATE_CACHE_SLOTS 4096	/* addresses, on each CPU, for which the lists' answer is kept; a power of two */
 #define PH_GATE_EXPIRED_MAX 8		/* expired prefixes, one within the other, that are looked behind */

@@ -169,7 +169,9 @@ enum ph_guard_reason {
 	X(DENIED, "denied", "dropped: from the deny list")                                              \
 	X(OVER_CONNECTIONS, "over-connections", "dropped: a SYN over its source's budget")              \
 	X(OVER_HELLOS, "over-hellos", "dropped: a ClientHello over its source's budget")                \
-	X(OVER_HANDSHAKES, "over-handshakes", "dropped: a handshake initiation over its source's budget")
+	X(OVER_HANDSHAKES, "over-handshakes", "dropped: a handshake initiation over its source's budget")   \
+	X(CHALLENGED, "challenged", "answered: a SYN from a source not heard of, of too many")          \
+	X(PROVEN, "proven", "taken: the answer to that; the source may come in")
 
 enum ph_gate_reason {
 #define PH_GATE_ENUM(name, word, text) PH_GATE_##name,

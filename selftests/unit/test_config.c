@@ -322,7 +322,7 @@ static bool is_address(struct in_addr address, const char *want)
 /* Defaults first, then each key's effect. */
 static bool is_default_gate(const struct ph_gate_config *gate)
 {
-	return gate->mode == PH_GATE_AUTO && gate->connections == 1000 && gate->hellos == 1000 && gate->handshakes == 500 &&
+	return gate->mode == PH_GATE_AUTO && gate->connections == 1000 && gate->hellos == 1000 && gate->handshakes == 500 && gate->unproven == 800 &&
 	       !gate->connections_burst && !gate->hellos_burst && !gate->handshakes_burst && gate->prefix4 == 32 &&
 	       gate->prefix6 == 64;
 }
@@ -357,7 +357,7 @@ static void test_values(void)
 			   "ConnectTries = 64\nIdleTimeout = 10m\nHealthyFor = 10min\nManagerGrace = 2h\n"
 			   "AddressQuarantine = 720h\nUser = daemon\nFlowsPerApp = 1000\nFlowsPerSource = 1\n"
 			   "Gate = native\nConnectionsPerSource = 0\nConnectionsBurst = 10000000\nHellosPerSource = 7\n"
-			   "SourcePrefix4 = 24\nSourcePrefix6 = 48\n"
+			   "SourcePrefix4 = 24\nSourcePrefix6 = 48\nUnprovenConnections = 0\n"
 			   "[Domain EXAMPLE.Com]\nCertificate = /a b\nPrivateKey = /k\n" EXTERNAL
 			   "Mtu = 65535\nCvmRange = 172.16.0.0/12\n", &c), "one unlike the defaults loads")) {
 		printf("# %s\n", error);
@@ -370,7 +370,7 @@ static void test_values(void)
 	ktap_ok(c->flows_per_app == 1000 && c->flows_per_source == 1, "FlowsPerApp, FlowsPerSource");
 	ktap_ok(c->idle_timeout_ms == 600000 && c->healthy_for_ms == 600000, "m and min");
 	ktap_ok(c->gate.mode == PH_GATE_NATIVE && !c->gate.connections && c->gate.connections_burst == 10000000 &&
-		c->gate.hellos == 7 && c->gate.handshakes == 500 && c->gate.prefix4 == 24 && c->gate.prefix6 == 48,
+		c->gate.hellos == 7 && c->gate.handshakes == 500 && c->gate.prefix4 == 24 && c->gate.prefix6 == 48 && !c->gate.unproven,
 		"a gate and its budgets");
 	ktap_ok(c->manager_grace_ms == 7200000 && c->address_quarantine_ms == 2592000000u, "h");
 	ktap_ok(!strcmp(c->user, "daemon"), "User");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * gate.bpf: each kind of frame, list and budget, under BPF_PROG_TEST_RUN, by the XDP entry and by the tc entry: what
- * becomes of it, and which counter says so.
+ * gate.bpf: each kind of frame, list and budget, under BPF_PROG_TEST_RUN, by each of its entries: what becomes of
+ * it, and which counter says so.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -20,9 +20,10 @@
 #include "ktap.h"
 
 #define TC_UNSPEC (-1)
-#define TC_SHOT 2
+#define TC_REDIRECTS 7
 #define XDP_DROPS 1
 #define XDP_PASSES 2
+#define XDP_ANSWERS 3
 
 #define NOTHING PH_GATE_COUNT
 #define FRAME_MAX 2048
@@ -46,6 +47,7 @@ struct shape {
 	uint8_t protocol;
 	uint8_t flags, no_flags;
 	enum payload payload;
+	uint32_t seq;				/* as it lies in the packet */
 	uint16_t ethertype;
 	bool tagged;
 	uint8_t options;			/* bytes of IP options; of IPv6: headers for destinations */
@@ -56,7 +58,17 @@ struct shape {
 	uint16_t cut;				/* bytes that are left of the frame */
 };
 
+enum entry { TC, XDP, GENERIC, ENTRIES };
+
+static const char *const entry_words[ENTRIES] = { "tc", "xdp", "generic" };
 static struct ph_gate_bpf *skel;
+
+static int entry_fd(enum entry entry)
+{
+	const struct bpf_program *programs[ENTRIES] = { skel->progs.gate_tc, skel->progs.gate_xdp, skel->progs.gate_generic };
+
+	return bpf_program__fd(programs[entry]);
+}
 
 static int fd_of(const struct bpf_map *map)
 {
@@ -130,6 +142,7 @@ static size_t write_l4(const struct shape *s, uint8_t *at)
 		put16(at + 4, header + payload);
 		return header + payload;
 	}
+	memcpy(at + 4, &s->seq, 4);
 	at[12] = (s->doff ? s->doff : 5) << 4;
 	at[13] = s->no_flags ? 0 : s->flags ? s->flags : SYN;
 	put16(at + 14, 1000);
@@ -198,25 +211,42 @@ static size_t write_frame(const struct shape *s, uint8_t *frame)
 	return s->cut ? s->cut : len;
 }
 
-/* Return: 1 dropped, 0 passed, -errno. */
-static int run_frame(bool xdp, void *frame, size_t len)
+enum verdict { PASSED, DROPPED, ANSWERED };
+
+static uint8_t answer[FRAME_MAX];		/* what a frame became */
+static size_t answer_len;
+
+/* Return: an enum verdict, or -errno. */
+static int run_frame(enum entry entry, void *frame, size_t len)
 {
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = (__u32)len, .repeat = 1);
-	int err = bpf_prog_test_run_opts(bpf_program__fd(xdp ? skel->progs.gate_xdp : skel->progs.gate_tc), &opts);
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = (__u32)len, .data_out = answer,
+		    .data_size_out = sizeof(answer), .repeat = 1);
+	int err = bpf_prog_test_run_opts(entry_fd(entry), &opts);
 
 	if (err)
 		return err;
-	if (xdp)
-		return opts.retval == XDP_DROPS ? 1 : opts.retval == XDP_PASSES ? 0 : -EPROTO;
-	return (int)opts.retval == TC_SHOT ? 1 : (int)opts.retval == TC_UNSPEC ? 0 : -EPROTO;
+	answer_len = opts.data_size_out;
+	switch ((int)opts.retval) {
+	case XDP_ANSWERS:
+	case TC_REDIRECTS:
+		return ANSWERED;
+	case XDP_DROPS:
+		return entry == TC ? -EPROTO : DROPPED;
+	case XDP_PASSES:			/* and TC_SHOT */
+		return entry == TC ? DROPPED : PASSED;
+	case TC_UNSPEC:
+		return PASSED;
+	default:
+		return -EPROTO;
+	}
 }
 
-static int run_shape(bool xdp, const struct shape *s)
+static int run_shape(enum entry entry, const struct shape *s)
 {
 	uint8_t frame[FRAME_MAX];
 	size_t len = write_frame(s, frame);
 
-	return run_frame(xdp, frame, len);
+	return run_frame(entry, frame, len);
 }
 
 static void read_counters(uint64_t out[PH_GATE_COUNT])
@@ -233,19 +263,21 @@ static void read_counters(uint64_t out[PH_GATE_COUNT])
 }
 
 /* Runs it; what happened must be the drop or not, and just this counter. */
-static void expect(bool xdp, const char *name, const struct shape *s, enum ph_gate_reason reason)
+static void expect(enum entry entry, const char *name, const struct shape *s, enum ph_gate_reason reason)
 {
 	uint64_t before[PH_GATE_COUNT], after[PH_GATE_COUNT];
-	bool drop = reason != NOTHING && reason >= PH_GATE_DROPS, as_told = true;
+	enum verdict wanted = reason == NOTHING || reason < PH_GATE_DROPS ? PASSED :
+			      reason == PH_GATE_CHALLENGED ? ANSWERED : DROPPED;
+	bool as_told = true;
 	int got;
 
 	read_counters(before);
-	got = run_shape(xdp, s);
+	got = run_shape(entry, s);
 	read_counters(after);
 	for (int i = 0; i < PH_GATE_COUNT; i++)
 		as_told = as_told && after[i] - before[i] == (i == (int)reason);
-	ktap_ok(got == drop && as_told, "%s: %s", xdp ? "xdp" : "tc", name);
-	for (int i = 0; !(got == drop && as_told) && i < PH_GATE_COUNT; i++) {
+	ktap_ok(got == (int)wanted && as_told, "%s: %s", entry_words[entry], name);
+	for (int i = 0; !(got == (int)wanted && as_told) && i < PH_GATE_COUNT; i++) {
 		if (after[i] != before[i])
 			printf("# verdict %d; counted: reason %d\n", got, i);
 	}
@@ -421,16 +453,16 @@ static const struct {
 	{ "one IPv6 header more than there may be", { TO6, .options = 7 }, PH_GATE_HEADERS },
 };
 
-static void test_frames(bool xdp)
+static void test_frames(enum entry entry)
 {
 	/* A test run for tc makes no skb of a frame that has no whole IP header. */
 	for (size_t i = 0; i < sizeof(frames) / sizeof(frames[0]); i++) {
-		if (xdp || !frames[i].shape.cut)
-			expect(xdp, frames[i].name, &frames[i].shape, frames[i].reason);
+		if (entry != TC || !frames[i].shape.cut)
+			expect(entry, frames[i].name, &frames[i].shape, frames[i].reason);
 	}
 }
 
-static void test_lists(bool xdp)
+static void test_lists(enum entry entry)
 {
 	const struct bpf_map *deny = skel->maps.ph_deny, *allow = skel->maps.ph_allow;
 	const struct shape syn = { 0 }, ack = { .flags = ACK }, syn6 = { TO6 }, bad = { .flags = SYN | FIN },
@@ -440,63 +472,63 @@ static void test_lists(bool xdp)
 	uint64_t soon;
 
 	list(deny, CLIENT4, 32, 0);
-	expect(xdp, "denied: a SYN", &syn, PH_GATE_DENIED);
-	expect(xdp, "denied: an ACK of a connection that is under way", &ack, PH_GATE_DENIED);
-	expect(xdp, "denied: an ACK once more, from the cache", &ack, PH_GATE_DENIED);
-	expect(xdp, "denied: a handshake initiation", &initiation, PH_GATE_DENIED);
-	expect(xdp, "denied: WireGuard's data passes", &data, NOTHING);
-	expect(xdp, "denied: a frame that no client sends is that first", &bad, PH_GATE_BAD_FLAGS);
-	expect(xdp, "denied: somebody else", &(struct shape){ .from = "198.51.100.8" }, PH_GATE_CONNECTION);
-	expect(xdp, "denied: over IPv6 somebody else", &syn6, PH_GATE_CONNECTION);
-	expect(xdp, "denied: not what is not the gateway's", &(struct shape){ .to_port = 22 }, NOTHING);
+	expect(entry, "denied: a SYN", &syn, PH_GATE_DENIED);
+	expect(entry, "denied: an ACK of a connection that is under way", &ack, PH_GATE_DENIED);
+	expect(entry, "denied: an ACK once more, from the cache", &ack, PH_GATE_DENIED);
+	expect(entry, "denied: a handshake initiation", &initiation, PH_GATE_DENIED);
+	expect(entry, "denied: WireGuard's data passes", &data, NOTHING);
+	expect(entry, "denied: a frame that no client sends is that first", &bad, PH_GATE_BAD_FLAGS);
+	expect(entry, "denied: somebody else", &(struct shape){ .from = "198.51.100.8" }, PH_GATE_CONNECTION);
+	expect(entry, "denied: over IPv6 somebody else", &syn6, PH_GATE_CONNECTION);
+	expect(entry, "denied: not what is not the gateway's", &(struct shape){ .to_port = 22 }, NOTHING);
 	list(allow, "198.51.100.0", 24, 0);
-	expect(xdp, "allowed and denied: allowed", &syn, PH_GATE_ALLOWED);
-	expect(xdp, "allowed: a handshake initiation", &initiation, PH_GATE_ALLOWED);
-	expect(xdp, "allowed: a frame that no client sends is that first", &bad, PH_GATE_BAD_FLAGS);
+	expect(entry, "allowed and denied: allowed", &syn, PH_GATE_ALLOWED);
+	expect(entry, "allowed: a handshake initiation", &initiation, PH_GATE_ALLOWED);
+	expect(entry, "allowed: a frame that no client sends is that first", &bad, PH_GATE_BAD_FLAGS);
 	unlist_all();
-	expect(xdp, "no longer listed, cached as it was", &syn, PH_GATE_CONNECTION);
+	expect(entry, "no longer listed, cached as it was", &syn, PH_GATE_CONNECTION);
 
 	list(deny, "2001:db8:7::", 48, 0);
-	expect(xdp, "an IPv6 prefix denied", &syn6, PH_GATE_DENIED);
-	expect(xdp, "an IPv6 address beside it", &(struct shape){ TO6, .from = "2001:db8:8::7" }, PH_GATE_CONNECTION);
-	expect(xdp, "an IPv6 prefix denied: IPv4", &syn, PH_GATE_CONNECTION);
+	expect(entry, "an IPv6 prefix denied", &syn6, PH_GATE_DENIED);
+	expect(entry, "an IPv6 address beside it", &(struct shape){ TO6, .from = "2001:db8:8::7" }, PH_GATE_CONNECTION);
+	expect(entry, "an IPv6 prefix denied: IPv4", &syn, PH_GATE_CONNECTION);
 	unlist_all();
 	list(deny, "0.0.0.0", 0, 0);
-	expect(xdp, "all of IPv4 denied", &syn, PH_GATE_DENIED);
-	expect(xdp, "all of IPv4 denied: IPv6", &syn6, PH_GATE_CONNECTION);
+	expect(entry, "all of IPv4 denied", &syn, PH_GATE_DENIED);
+	expect(entry, "all of IPv4 denied: IPv6", &syn6, PH_GATE_CONNECTION);
 	unlist_all();
 	list(deny, "::", 0, 0);
-	expect(xdp, "all of IPv6 denied, which IPv4 is kept inside", &syn, PH_GATE_DENIED);
+	expect(entry, "all of IPv6 denied, which IPv4 is kept inside", &syn, PH_GATE_DENIED);
 	unlist_all();
 
 	list(deny, CLIENT4, 32, now + hour);
-	expect(xdp, "denied for an hour", &syn, PH_GATE_DENIED);
+	expect(entry, "denied for an hour", &syn, PH_GATE_DENIED);
 	list(deny, CLIENT4, 32, now - 1);
-	expect(xdp, "denied until a moment ago", &syn, PH_GATE_CONNECTION);
+	expect(entry, "denied until a moment ago", &syn, PH_GATE_CONNECTION);
 	list(deny, "198.51.100.0", 25, now - 1);
 	list(deny, "198.51.0.0", 16, 0);
-	expect(xdp, "two prefixes that have expired within one that has not", &syn, PH_GATE_DENIED);
+	expect(entry, "two prefixes that have expired within one that has not", &syn, PH_GATE_DENIED);
 	list(allow, CLIENT4, 32, now - 1);
-	expect(xdp, "allowed until a moment ago, and denied", &syn, PH_GATE_DENIED);
+	expect(entry, "allowed until a moment ago, and denied", &syn, PH_GATE_DENIED);
 	unlist_all();
 	soon = now_ns() + 50000000;
 	list(deny, CLIENT4, 32, soon);
-	expect(xdp, "denied for a moment", &syn, PH_GATE_DENIED);
+	expect(entry, "denied for a moment", &syn, PH_GATE_DENIED);
 	deadline = now_ns() + 5 * SECOND_NS;
-	while (run_shape(xdp, &syn) && now_ns() < deadline)
+	while (run_shape(entry, &syn) != PASSED && now_ns() < deadline)
 		;
 	ktap_ok(now_ns() >= soon && now_ns() < deadline, "%s: it passes once that is over, though it was cached",
-		xdp ? "xdp" : "tc");
+		entry_words[entry]);
 	unlist_all();
 }
 
 /* How many of @count pass. */
-static int passing(bool xdp, const struct shape *shape, int count)
+static int passing(enum entry entry, const struct shape *shape, int count)
 {
 	int passed = 0;
 
 	for (int i = 0; i < count; i++)
-		passed += run_shape(xdp, shape) == 0;
+		passed += run_shape(entry, shape) == PASSED;
 	return passed;
 }
 
@@ -512,7 +544,7 @@ static void rewind_source(const char *address, enum ph_gate_budget_kind kind, ui
 	bpf_map_update_elem(fd_of(skel->maps.ph_gate_sources), &key, &source, BPF_EXIST);
 }
 
-static void test_budgets(bool xdp)
+static void test_budgets(enum entry entry)
 {
 	static const struct {
 		const char *name;
@@ -526,7 +558,7 @@ static void test_budgets(bool xdp)
 		{ "initiations", PH_GATE_BUDGET_HANDSHAKES, { .protocol = IPPROTO_UDP, .payload = INITIATION },
 		  PH_GATE_HANDSHAKE, PH_GATE_OVER_HANDSHAKES },
 	};
-	const char *way = xdp ? "xdp" : "tc";
+	const char *way = entry_words[entry];
 	struct ph_gate_source source = { 0 };
 	struct ph_address key = address_of(CLIENT4);
 	struct shape shape;
@@ -536,54 +568,169 @@ static void test_budgets(bool xdp)
 		shape = rows[i].shape;
 		set_budget(rows[i].kind, 1, 5);		/* slow: nothing comes back while this runs */
 		forget_sources();
-		ktap_ok(passing(xdp, &shape, 9) == 5, "%s: %s: as many as the burst", way, rows[i].name);
+		ktap_ok(passing(entry, &shape, 9) == 5, "%s: %s: as many as the burst", way, rows[i].name);
 		snprintf(name, sizeof(name), "%s: over budget", rows[i].name);
-		expect(xdp, name, &shape, rows[i].over);
+		expect(entry, name, &shape, rows[i].over);
 		rewind_source(CLIENT4, rows[i].kind, 2 * SECOND_NS);
-		ktap_ok(passing(xdp, &shape, 9) == 2, "%s: %s: two more after two seconds", way, rows[i].name);
+		ktap_ok(passing(entry, &shape, 9) == 2, "%s: %s: two more after two seconds", way, rows[i].name);
 		rewind_source(CLIENT4, rows[i].kind, 3600 * SECOND_NS);
-		ktap_ok(passing(xdp, &shape, 9) == 5, "%s: %s: the burst, and no more, after an hour", way,
+		ktap_ok(passing(entry, &shape, 9) == 5, "%s: %s: the burst, and no more, after an hour", way,
 			rows[i].name);
 		shape.from = "198.51.100.8";
 		snprintf(name, sizeof(name), "%s: another source", rows[i].name);
-		expect(xdp, name, &shape, rows[i].within);
+		expect(entry, name, &shape, rows[i].within);
 		list(skel->maps.ph_allow, CLIENT4, 32, 0);
 		shape.from = NULL;
 		snprintf(name, sizeof(name), "%s: over budget, and allowed", rows[i].name);
-		expect(xdp, name, &shape, PH_GATE_ALLOWED);
+		expect(entry, name, &shape, PH_GATE_ALLOWED);
 		unlist_all();
 		set_budget(rows[i].kind, 1000, 5);
-		ktap_ok(!passing(xdp, &shape, 1), "%s: %s: still over, but no deeper in debt than the new burst", way,
+		ktap_ok(!passing(entry, &shape, 1), "%s: %s: still over, but no deeper in debt than the new burst", way,
 			rows[i].name);
 		bpf_map_lookup_elem(fd_of(skel->maps.ph_gate_sources), &key, &source);
 		ktap_ok(source.due_ns[rows[i].kind] < now_ns() + SECOND_NS / 100 && source.dropped,
 			"%s: %s: the source is known by its drops", way, rows[i].name);
 		set_budget(rows[i].kind, 0, 0);
-		ktap_ok(passing(xdp, &shape, 9) == 9, "%s: %s: without a budget all pass", way, rows[i].name);
+		ktap_ok(passing(entry, &shape, 9) == 9, "%s: %s: without a budget all pass", way, rows[i].name);
 	}
 }
 
-static void test_sources(bool xdp)
+static void test_sources(enum entry entry)
 {
-	const char *way = xdp ? "xdp" : "tc";
+	const char *way = entry_words[entry];
 	struct shape one = { 0 }, neighbour = { .from = "198.51.100.200" }, six = { TO6 },
 		     near = { TO6, .from = "2001:db8:7::ffff:1" }, far = { TO6, .from = "2001:db8:7:1::7" };
 
 	set_budget(PH_GATE_BUDGET_CONNECTIONS, 1, 3);
 	forget_sources();
-	ktap_ok(passing(xdp, &six, 5) == 3 && !passing(xdp, &near, 1) && passing(xdp, &far, 1),
+	ktap_ok(passing(entry, &six, 5) == 3 && !passing(entry, &near, 1) && passing(entry, &far, 1),
 		"%s: an IPv6 source is a /64", way);
-	ktap_ok(passing(xdp, &one, 5) == 3 && passing(xdp, &neighbour, 1), "%s: an IPv4 source is a /32", way);
+	ktap_ok(passing(entry, &one, 5) == 3 && passing(entry, &neighbour, 1), "%s: an IPv4 source is a /32", way);
 	config->source4.words[3] = htonl(0xffffff00);
 	forget_sources();
-	ktap_ok(passing(xdp, &one, 5) == 3 && !passing(xdp, &neighbour, 1), "%s: an IPv4 source is a /24, if so set", way);
+	ktap_ok(passing(entry, &one, 5) == 3 && !passing(entry, &neighbour, 1), "%s: an IPv4 source is a /24, if so set", way);
 	config->source4.words[3] = htonl(0xffffffff);
 	set_budget(PH_GATE_BUDGET_CONNECTIONS, 0, 0);
 	forget_sources();
 }
 
+static uint64_t sum_bytes(const uint8_t *at, size_t len)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < len; i++)
+		sum += i % 2 ? at[i] : at[i] << 8;
+	return sum;
+}
+
+static uint16_t fold(uint64_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+static uint32_t word_at(const uint8_t *at)
+{
+	uint32_t word;
+
+	memcpy(&word, at, 4);
+	return word;
+}
+
+/* TCP's checksum as it should be, summed from scratch. */
+static uint16_t sum_tcp(const uint8_t *ip, const uint8_t *tcp, size_t len)
+{
+	bool v6 = ip[0] >> 4 == 6;
+
+	return fold(sum_bytes(ip + (v6 ? 8 : 12), v6 ? 32 : 8) + 6 + len + sum_bytes(tcp, len));
+}
+
+/* Is @answer a SYN-ACK to @frame's sender, right in every field? */
+static bool is_challenge(const uint8_t *frame, const uint8_t *tcp, size_t len)
+{
+	const uint8_t *ip = answer + 14, *to = answer + (tcp - frame);
+	bool v6 = ip[0] >> 4 == 6;
+	size_t address = v6 ? 16 : 4, at = v6 ? 8 : 12, tcp_len = answer_len - (to - answer);
+
+	return answer_len <= len && !memcmp(answer, frame + 6, 6) && !memcmp(answer + 6, frame, 6) &&
+	       !memcmp(ip + at, frame + 14 + at + address, address) && !memcmp(ip + at + address, frame + 14 + at, address) &&
+	       (v6 || fold(sum_bytes(ip, 20)) == 0xffff) && !memcmp(to, tcp + 2, 2) && !memcmp(to + 2, tcp, 2) &&
+	       (to[13] & 0x3f) == (SYN | ACK) && sum_tcp(ip, to, tcp_len) == 0xffff &&
+	       (v6 ? ip[4] << 8 | ip[5] : (ip[2] << 8 | ip[3]) - 20) == (int)tcp_len;
+}
+
+static void test_challenge(enum entry entry)
+{
+	static const struct {
+		const char *name;
+		struct shape shape;
+	} rows[] = {
+		{ "IPv4", { .from = CLIENT4 } },
+		{ "IPv6", { TO6, .from = CLIENT6 } },
+		{ "a SYN with data", { .from = "198.51.100.9", .payload = DATA } },
+		{ "a SYN with data, IPv6", { TO6, .from = "2001:db8:9::9", .payload = DATA } },
+	};
+	const char *way = entry_words[entry];
+	struct shape syn, reset;
+	uint8_t frame[FRAME_MAX], *tcp;
+	uint32_t cookie;
+	size_t len;
+
+	config->secret[0] = 1;
+	config->secret[1] = 2;
+	config->unproven.interval_ns = 3600 * SECOND_NS;
+	config->unproven.tolerance_ns = 2 * config->unproven.interval_ns;
+	config->unproven_due_ns = 0;
+	ktap_ok(passing(entry, &rows[0].shape, 1) && passing(entry, &rows[1].shape, 1), "%s: as many strangers as may get in",
+		way);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		syn = rows[i].shape;
+		len = write_frame(&syn, frame);
+		tcp = frame + 14 + (syn.to ? 40 : 20);
+		memcpy(frame, "\2\0\0\0\0\1\2\0\0\0\0\2", 12);
+		put16(tcp + 16, ~sum_tcp(frame + 14, tcp, len - (tcp - frame)));
+		if (!syn.to)
+			put16(frame + 24, ~fold(sum_bytes(frame + 14, 20)));
+		ktap_ok(run_frame(entry, frame, len) == ANSWERED && is_challenge(frame, tcp, len), "%s: challenged: %s", way,
+			rows[i].name);
+		cookie = word_at(answer + (tcp - frame) + 8);
+		expect(entry, "one that has not answered", &syn, PH_GATE_CHALLENGED);
+		reset = syn;
+		reset.payload = NO_PAYLOAD;
+		reset.flags = RST;
+		reset.seq = cookie + 1;
+		expect(entry, "a RST with another number", &reset, NOTHING);
+		reset.seq = cookie;
+		reset.from_port = 40001;
+		expect(entry, "a RST from another port", &reset, NOTHING);
+		reset.from_port = 0;
+		reset.flags = RST | ACK;
+		expect(entry, "a RST that acknowledges", &reset, NOTHING);
+		expect(entry, "it is still a stranger", &syn, PH_GATE_CHALLENGED);
+		reset.flags = RST;
+		expect(entry, "the RST that was asked for", &reset, PH_GATE_PROVEN);
+		expect(entry, "its next SYN", &syn, PH_GATE_CONNECTION);
+		syn.from_port = 50000;
+		expect(entry, "and from another port", &syn, PH_GATE_CONNECTION);
+	}
+	expect(entry, "somebody else", &(struct shape){ .from = "203.0.113.1" }, PH_GATE_CHALLENGED);
+	list(skel->maps.ph_allow, "203.0.113.1", 32, 0);
+	expect(entry, "who is allowed", &(struct shape){ .from = "203.0.113.1" }, PH_GATE_ALLOWED);
+	unlist_all();
+	ktap_ok(run_shape(entry, &(struct shape){ .from = "203.0.113.1", .options = 8 }) == DROPPED,
+		"%s: a SYN with IP options is not answered", way);
+	expect(entry, "data of a stranger", &(struct shape){ .from = "203.0.113.1", .flags = ACK, .payload = DATA }, NOTHING);
+	config->unproven_due_ns = 0;
+	expect(entry, "once there is room again", &(struct shape){ .from = "203.0.113.1" }, PH_GATE_CONNECTION);
+	memset(&config->unproven, 0, sizeof(config->unproven));
+	ktap_ok(passing(entry, &(struct shape){ .from = "203.0.113.2" }, 9) == 9, "%s: without a limit nobody is a stranger", way);
+	for (struct ph_address key; !bpf_map_get_next_key(fd_of(skel->maps.ph_gate_proven), NULL, &key);)
+		bpf_map_delete_elem(fd_of(skel->maps.ph_gate_proven), &key);
+}
+
 /* Nothing is out of reach: random bytes, and good frames with some of them changed, never hurt. */
-static void test_noise(bool xdp)
+static void test_noise(enum entry entry)
 {
 	uint8_t frame[FRAME_MAX];
 	int wrong = 0;
@@ -596,13 +743,13 @@ static void test_noise(bool xdp)
 			frame[random() % len] = random();
 		if (random() % 4 == 0)
 			len = SHORTEST + random() % (len > SHORTEST ? len - SHORTEST : 1);
-		wrong += run_frame(xdp, frame, len < SHORTEST ? SHORTEST : len) < 0;
+		wrong += run_frame(entry, frame, len < SHORTEST ? SHORTEST : len) < 0;
 	}
-	ktap_ok(!wrong, "%s: 20,000 frames with bytes changed: each passes or is dropped", xdp ? "xdp" : "tc");
+	ktap_ok(!wrong, "%s: 20,000 frames with bytes changed: each passes or is dropped", entry_words[entry]);
 }
 
 /* For people: what a packet costs, the least of some runs. */
-static void tell_cost(bool xdp, const char *what, const struct shape *shape)
+static void tell_cost(enum entry entry, const char *what, const struct shape *shape)
 {
 	uint8_t frame[FRAME_MAX];
 	size_t len = write_frame(shape, frame);
@@ -610,26 +757,26 @@ static void tell_cost(bool xdp, const char *what, const struct shape *shape)
 	uint32_t least = UINT32_MAX;
 
 	for (int i = 0; i < 30; i++) {
-		if (bpf_prog_test_run_opts(bpf_program__fd(xdp ? skel->progs.gate_xdp : skel->progs.gate_tc), &opts))
+		if (bpf_prog_test_run_opts(entry_fd(entry), &opts))
 			return;
 		least = opts.duration < least ? opts.duration : least;
 	}
-	printf("# %s: %s: %u ns\n", xdp ? "xdp" : "tc", what, least);
+	printf("# %s: %s: %u ns\n", entry_words[entry], what, least);
 }
 
-static void tell_costs(bool xdp)
+static void tell_costs(enum entry entry)
 {
 	const struct shape data = { .flags = ACK | PSH, .payload = DATA }, syn = { 0 }, other = { .to_port = 22 };
 
-	tell_cost(xdp, "ARP", &(struct shape){ .ethertype = 0x0806 });
-	tell_cost(xdp, "data", &data);
-	tell_cost(xdp, "data, IPv6", &(struct shape){ TO6, .flags = ACK | PSH, .payload = DATA });
-	tell_cost(xdp, "not ours", &other);
+	tell_cost(entry, "ARP", &(struct shape){ .ethertype = 0x0806 });
+	tell_cost(entry, "data", &data);
+	tell_cost(entry, "data, IPv6", &(struct shape){ TO6, .flags = ACK | PSH, .payload = DATA });
+	tell_cost(entry, "not ours", &other);
 	set_budget(PH_GATE_BUDGET_CONNECTIONS, 10000000, 10000000);
-	tell_cost(xdp, "a SYN", &syn);
+	tell_cost(entry, "a SYN", &syn);
 	set_budget(PH_GATE_BUDGET_CONNECTIONS, 0, 0);
 	list(skel->maps.ph_deny, "203.0.113.0", 24, 0);
-	tell_cost(xdp, "data, with a deny list", &data);
+	tell_cost(entry, "data, with a deny list", &data);
 	unlist_all();
 	forget_sources();
 }
@@ -644,13 +791,14 @@ int main(void)
 	if (!ktap_ok(config != MAP_FAILED, "the configuration is mapped"))
 		return ktap_end();
 	set_world();
-	for (int xdp = 1; xdp >= 0; xdp--) {
-		test_frames(xdp);
-		test_lists(xdp);
-		test_budgets(xdp);
-		test_sources(xdp);
-		test_noise(xdp);
-		tell_costs(xdp);
+	for (enum entry entry = 0; entry < ENTRIES; entry++) {
+		test_frames(entry);
+		test_lists(entry);
+		test_budgets(entry);
+		test_sources(entry);
+		test_challenge(entry);
+		test_noise(entry);
+		tell_costs(entry);
 	}
 	ph_gate_bpf__destroy(skel);
 	return ktap_end();
