@@ -250,6 +250,7 @@ static enum ph_reason begin_block(struct ph_authority *authority)
 		return PH_REASON_H2_MALFORMED;
 	authority->block = *frame;
 	authority->in_block = true;
+	authority->headers.is_unwanted = is_refused(authority, frame->stream);
 	authority->padding = 0;
 	if (prefix_len(frame))
 		enter(authority, STATE_PREFIX, frame->len);
@@ -341,7 +342,7 @@ static enum ph_reason judge_block(struct ph_authority *authority)
 		authority->last_stream = block->stream;
 	if (is_foreign)
 		reason = is_request ? refuse(authority, block) : PH_REASON_H2_MALFORMED;
-	if (is_foreign || is_refused(authority, block->stream)) {
+	if (is_foreign || headers->is_unwanted) {
 		ph_headers_drop(headers);
 		skip_padding(authority);
 	} else {

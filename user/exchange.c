@@ -297,7 +297,9 @@ static enum ph_reason run_to_client(struct ph_exchange *exchange, struct ph_end 
 			shorten(&exchange->to_client, sent);
 			continue;
 		}
-		sent = exchange->authority ? ph_authority_speak(exchange->authority, means->scratch, PH_TLS_BYTES) : 0;
+		sent = 0;
+		if (exchange->authority && !exchange->client_told)
+			sent = ph_authority_speak(exchange->authority, means->scratch, PH_TLS_BYTES);
 		if (sent) {
 			reason = pass_back(exchange, client, means, sent);
 			if (reason != GOING_ON)
@@ -360,5 +362,5 @@ enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *cl
 
 uint32_t ph_exchange_owed(const struct ph_exchange *exchange)
 {
-	return exchange->authority ? ph_authority_owed(exchange->authority) : 0;
+	return exchange->authority && !exchange->client_told ? ph_authority_owed(exchange->authority) : 0;
 }

@@ -48,7 +48,7 @@ void ph_headers_drop(struct ph_headers *headers)
 	free(headers->bytes);
 	headers->bytes = NULL;
 	headers->len = headers->size = 0;
-	headers->is_foreign = false;
+	headers->is_foreign = headers->is_unwanted = false;
 }
 
 static int make_room(struct ph_headers *headers, size_t more)
@@ -151,7 +151,8 @@ int ph_headers_take(struct ph_headers *headers, const uint8_t *bytes, size_t len
 		if (!(flags & NGHTTP2_HD_INFLATE_EMIT))
 			continue;
 		headers->is_foreign |= names_other(&field, name);
-		err = put_field(headers, &field);
+		if (!headers->is_foreign && !headers->is_unwanted)
+			err = put_field(headers, &field);
 		if (err)
 			return err;
 	}

@@ -20,6 +20,7 @@ struct ph_headers {
 	uint8_t *bytes;				/* the block so far, written again; NULL between blocks */
 	uint32_t len, size;
 	bool is_foreign;			/* it names another authority */
+	bool is_unwanted;			/* set at its beginning: decoded for the table's sake, not written */
 };
 
 /* Return: 0 or -ENOMEM. */
@@ -27,7 +28,7 @@ int ph_headers_init(struct ph_headers *headers);
 void ph_headers_close(struct ph_headers *headers);
 
 /**
- * ph_headers_take() - the next piece of a block.
+ * ph_headers_take() - the next piece of a block. What is foreign is not written on.
  * @name: whom it may name; each :authority and host in it is compared, without regard to case and port.
  *
  * Return: 0, -EPROTO when it cannot be decoded (the connection's table is lost then), -EMSGSIZE when it comes to more

@@ -134,6 +134,17 @@ def _(lab):
         equal(tls.drain(cvm)[0], b"", "at the CVM")
 
 
+@topic.row("a refusal after the CVM's end of file is none any more; the client's end still arrives")
+def _(lab):
+    with pair(lab) as (client, cvm), counted(lab, "closed"):
+        cvm.sendall(h2.frame(h2.SETTINGS, 0, 0))
+        cvm.shutdown(socket.SHUT_WR)
+        equal((client.recv_all(), client.ended), (h2.frame(h2.SETTINGS, 0, 0), "close_notify"), "at the client")
+        client.send(h2.request(1, THEIRS, SECRET))
+        client.close_notify()
+        equal(tls.drain(cvm), (b"", "FIN"), "at the CVM")
+
+
 @topic.row("HTTP/1.1 where h2 was agreed on is refused; the CVM hears nothing of it")
 def _(lab):
     client, cvm = standard_pair(lab, "alpha1-7021g", "alpha1", 7021, alpn=["h2"])

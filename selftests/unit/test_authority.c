@@ -296,6 +296,28 @@ static void test_bombs(void)
 	}
 }
 
+/* What goes nowhere is not written first: a thousand times 64 KiB would be felt. */
+static void test_dropped_bomb(void)
+{
+	struct h2_bytes in = { 0 };
+	char *field = NULL;
+	uint8_t block[120];
+	struct run run;
+
+	if (asprintf(&field, THEIRS "x: %03000d\n", 0) < 0)
+		abort();
+	add_script(&in, (struct h2_step[]){ F(HEADERS, 0, 1, field, .how = H2_COMPRESSED), { 0 } });
+	memset(block, 0xbe, sizeof(block));
+	h2_frame(&in, HEADERS, END_HEADERS | END_STREAM, 1, block, sizeof(block));
+	begin(&run, 16384);
+	offer(&run, in.bytes, in.len);
+	ktap_ok(run.reason == ALL_WELL && run.count == 1 && !memmem(run.out.bytes, run.out.len, "000", 3),
+		"bombs: trailers of a refused request are only decoded");
+	end(&run);
+	free(in.bytes);
+	free(field);
+}
+
 static void test_long_block(void)
 {
 	static const struct {
@@ -483,6 +505,7 @@ int main(void)
 	test_rows();
 	test_preface();
 	test_bombs();
+	test_dropped_bomb();
 	test_long_block();
 	test_answers();
 	test_speaking();
