@@ -79,21 +79,26 @@ static __always_inline int icmp_rewrite(struct __sk_buff *skb, const struct pack
 }
 
 /**
- * icmp_answer() - make @skb, a packet that cannot go on, an error to whoever sent it.
+ * icmp_too_big() - make @skb, a packet that cannot go on, an error to whoever sent it.
  * @from: the address that says so.
- * @mtu: for ICMP_FRAG_NEEDED, else 0.
+ * @mtu: what would fit.
+ *
+ * By itself, for its stack, as splice_end(). Return: 0 or -1.
  */
-static __always_inline int icmp_answer(struct __sk_buff *skb, const struct packet *p, struct scratch *s, __be32 from,
-				       __u8 type, __u8 code, __u16 mtu)
+__separate int icmp_too_big(struct __sk_buff *skb, struct packet *p, __u32 from, __u32 mtu)
 {
-	struct icmp_error e = {
-		.icmp = { .type = type, .code = code, .un.frag.mtu = bpf_htons(mtu) },
+	struct scratch *s = scratch_get();
+	struct icmp_error e;
+
+	if (!p || !s)
+		return -1;
+	e = (struct icmp_error){
+		.icmp = { .type = ICMP_DEST_UNREACH, .code = ICMP_FRAG_NEEDED, .un.frag.mtu = bpf_htons(mtu) },
 		.quoted = p->ip,
 		.from_port = p->tcp.source,
 		.to_port = p->tcp.dest,
 		.seq = p->tcp.seq,
 	};
-
 	if (bpf_skb_change_tail(skb, p->l2 + IP_HLEN + sizeof(e), 0))
 		return -1;
 	emit_headers(s, from, p->ip.saddr, 0, 0);

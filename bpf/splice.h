@@ -219,11 +219,13 @@ static __always_inline enum splice_news splice_watch(const struct packet *p, str
 	       ? SPLICE_FINISHED : SPLICE_NOTHING;
 }
 
-/* The flow is over, if nobody else said so meanwhile. */
-static __always_inline void splice_end(struct ph_flow *flow, __u32 generation, enum splice_news news, int by_cvm)
+/* The flow is over, if nobody else said so meanwhile. By itself, for its stack: those who call it have much of their own. */
+__separate int splice_end(__u32 slot, __u32 generation, __u32 news, __u32 by_cvm)
 {
-	if (!flow_lock(flow))
-		return;
+	struct ph_flow *flow = flow_at(slot);
+
+	if (!flow || !flow_lock(flow))
+		return 0;
 	if (flow->splice.generation == generation && flow->splice.state == PH_FLOW_SPLICED) {
 		flow->ended_by_cvm = by_cvm;
 		if (news == SPLICE_RESET)
@@ -232,6 +234,7 @@ static __always_inline void splice_end(struct ph_flow *flow, __u32 generation, e
 					      : by_cvm ? PH_REASON_CVM_RESET : PH_REASON_CLIENT_RESET);
 	}
 	flow_unlock(flow);
+	return 0;
 }
 
 #endif

@@ -61,13 +61,16 @@ static __always_inline int client_release(struct __sk_buff *skb, struct packet *
 }
 
 /* The instance was removed: its flows end at the next packet at the latest, also those that are only answering late ones. */
-static __always_inline void splice_kill(struct ph_flow *flow, __u32 generation, enum ph_reason reason)
+__separate int splice_kill(__u32 slot, __u32 generation, __u32 reason)
 {
-	if (!flow_lock(flow))
-		return;
+	struct ph_flow *flow = flow_at(slot);
+
+	if (!flow || !flow_lock(flow))
+		return 0;
 	if (flow->splice.generation == generation)
 		flow_kill(flow, reason);
 	flow_unlock(flow);
+	return 0;
 }
 
 /* Does the client's next packet have to free the request sock? One packet gets a yes. */
@@ -102,21 +105,20 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 {
 	struct ph_gateway *gateway = gateway_config();
 	struct ph_flow *flow = flow_at(slot);
-	struct scratch *s = scratch_get();
 	struct splice_change change;
 	struct ph_client_key key;
 	struct ph_splice splice;
 	enum splice_news news;
 	__u32 wire, mtu;
 
-	if (!p || !flow || !gateway || !s)
+	if (!p || !flow || !gateway)
 		return TC_ACT_SHOT;
 	key = client_key(p);
 	if (flow_snapshot(flow, &splice) || !key_equal(&splice.key, &key) ||
 	    (splice.state == PH_FLOW_ENDED && p->tcp.syn))
 		return NOT_SPLICED;
 	if (instance_is_gone(&splice.instance)) {
-		splice_kill(flow, splice.generation, PH_REASON_INSTANCE_REMOVED);
+		splice_kill(slot, splice.generation, PH_REASON_INSTANCE_REMOVED);
 		return client_reset(skb, p);
 	}
 	if (p->tcp.syn && bpf_ntohl(p->tcp.seq) == flow->client_isn)
@@ -132,14 +134,14 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 		mtu = splice.cvm_mtu;
 	if (wire > mtu) {
 		count(PH_REASON_TOO_BIG);
-		if (icmp_answer(skb, p, s, p->ip.daddr, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, mtu))
+		if (icmp_too_big(skb, p, p->ip.daddr, mtu))
 			return TC_ACT_SHOT;
 		return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 	}
 	news = splice_watch(p, &flow->client, &flow->cvm, bpf_ntohl(p->tcp.seq), bpf_ntohl(p->tcp.ack_seq),
 			    splice.client_scale);
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
-		splice_end(flow, splice.generation, news, 0);
+		splice_end(slot, splice.generation, news, 0);
 	change = splice_towards_cvm(&splice);
 	/*
 	 * Before it has said more than its SYN-ACK: the client still echoes what the gateway sent, and from Linux 6.15 on
@@ -318,18 +320,17 @@ static __always_inline int flow_is_of(const struct ph_splice *splice, __be32 cvm
 __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 {
 	struct ph_flow *flow = flow_at(slot);
-	struct scratch *s = scratch_get();
 	struct splice_change change;
 	struct ph_splice splice;
 	enum splice_news news;
 	__u32 wire, mtu;
 
-	if (!p || !flow || !s)
+	if (!p || !flow)
 		return TC_ACT_SHOT;
 	if (flow_snapshot(flow, &splice) || !flow_is_of(&splice, p->ip.saddr, p->tcp.source))
 		return NOT_SPLICED;
 	if (instance_is_gone(&splice.instance)) {
-		splice_kill(flow, splice.generation, PH_REASON_INSTANCE_REMOVED);
+		splice_kill(slot, splice.generation, PH_REASON_INSTANCE_REMOVED);
 		return cvm_stray(skb, p);
 	}
 	if (p->tcp.syn)			/* a repeated SYN-ACK: the client's packets answer it */
@@ -343,14 +344,14 @@ __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		return TC_ACT_SHOT;
 	if (wire > mtu) {
 		count(PH_REASON_TOO_BIG);
-		if (icmp_answer(skb, p, s, splice.source, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, mtu))
+		if (icmp_too_big(skb, p, splice.source, mtu))
 			return TC_ACT_SHOT;
 		return to_tunnel(skb);
 	}
 	news = splice_watch(p, &flow->cvm, &flow->client, bpf_ntohl(p->tcp.seq) + splice.seq_to_client,
 			    bpf_ntohl(p->tcp.ack_seq) - splice.seq_to_cvm, splice.cvm_scale);
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
-		splice_end(flow, splice.generation, news, 1);
+		splice_end(slot, splice.generation, news, 1);
 	change = splice_towards_client(&splice);
 	if (splice_rewrite(skb, p, &change)) {
 		count(PH_REASON_DROPPED_MALFORMED);
