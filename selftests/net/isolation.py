@@ -249,7 +249,7 @@ def _(lab):
                 sample = 4001 if name.endswith("addresses in use") else 32
                 packets = make(lab, attacker.address, sample)
                 attacker.seen()
-                attacker.send(random.Random(1).sample(packets, min(len(packets), 600)))
+                attacker.send(random.Random(1).sample(packets, min(len(packets), 200)))
                 time.sleep(0.05)                # what is answered is, soon; this only makes it likelier to be seen
                 found = {place: len(what) for place, what in attacker.seen().items()}
                 lab.say(f"without guard: {name}: {found}")
