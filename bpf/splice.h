@@ -20,9 +20,9 @@ struct splice_change {
 	__be16 from_port, to_port;
 	__u32 seq, ack, time, echo;
 	__s32 shift;			/* of the window, left */
-	__u32 clear_ecn;
-	__u32 has_times;
-	__u32 has_first_echo, first_echo;	/* instead of what the packet echoes */
+	__u16 clear_ecn;
+	__u8 has_times;
+	__u8 sets_echo;			/* to echo, rather than add that */
 };
 
 static __always_inline struct splice_change splice_towards_cvm(const struct ph_splice *splice)
@@ -60,7 +60,7 @@ static __always_inline struct splice_change splice_towards_client(const struct p
 
 static __always_inline __u32 splice_echo(const struct splice_change *c, __u32 echo)
 {
-	return c->has_first_echo ? c->first_echo : echo + c->echo;
+	return c->sets_echo ? c->echo : echo + c->echo;
 }
 
 static __always_inline void splice_set_word(__u8 *bytes, __u32 at, __u32 value)

@@ -148,8 +148,8 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 	 * a CVM in SYN-RECEIVED, whose hello was lost, takes no echo but its own.
 	 */
 	if (!READ_ONCE(flow->cvm.packets)) {
-		change.has_first_echo = 1;
-		change.first_echo = flow->cvm.first_time;
+		change.sets_echo = 1;
+		change.echo = flow->cvm.first_time;
 	}
 	if (splice_rewrite(skb, p, &change)) {
 		count(PH_REASON_DROPPED_MALFORMED);

@@ -83,5 +83,5 @@ def _(arena):
     equal(churner.left_open, 0, "connections that were left open by their removal")
     expect(report["intact"] > 100 and report["reset"] > 10 and report["alert"] > 100, "all of it happened")
     arena.clear()
-    arena.tables_empty()
+    arena.tables_empty(now=True)
     arena.no_growth(memory)

@@ -203,3 +203,5 @@ def _(arena):
             expect(sock.recv(1) == b"\x16", "who waited is served")
             sock.close()
         listener.listen(65535)
+        arena.clear()
+        arena.tables_empty(now=True)

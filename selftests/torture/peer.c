@@ -17,7 +17,11 @@
 #define ROUNDS 8			/* reads and writes of one peer, before others have their turn */
 #define SSL_REQUEST_LEN 8
 #define RECORD_HEADER_LEN 5
-#define KEEPALIVE_AFTER_S 2		/* a reset may be lost, and nobody have anything to send any more */
+/*
+ * A reset may be lost, and nobody have anything to send any more; and guard, where there is one, answers no probe.
+ */
+#define KEEPALIVE_AFTER_S 2
+#define KEEPALIVE_TIMES 20
 
 static const uint8_t ssl_request[SSL_REQUEST_LEN] = { 0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f };
 
@@ -77,7 +81,7 @@ void peer_close(struct peer *peer)
 
 static int begin(struct peer *peer, int fd)
 {
-	const int on = 1, after = KEEPALIVE_AFTER_S, every = 1, times = 100;
+	const int on = 1, after = KEEPALIVE_AFTER_S, every = 1, times = KEEPALIVE_TIMES;
 	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT, .data.ptr = peer };
 
 	peer->fd = fd;
