@@ -42,6 +42,7 @@ static int count_pins(void)
 /* In a child in which bpf(@command) fails with @err, as it does in a kernel that lacks it. Return: whether @want is told. */
 static bool refused(int command, int err, const char *want)
 {
+	struct scmp_arg_cmp is_command = { 0, SCMP_CMP_EQ, (scmp_datum_t)command, 0 };
 	scmp_filter_ctx filter;
 	struct ph_gating *gating;
 	int status = 1;
@@ -51,8 +52,7 @@ static bool refused(int command, int err, const char *want)
 		return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status);
 	filter = seccomp_init(SCMP_ACT_ALLOW);
 	if (pid < 0 || !filter || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	    seccomp_rule_add(filter, SCMP_ACT_ERRNO((uint32_t)err), SCMP_SYS(bpf), 1,
-			     SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)command)) ||
+	    seccomp_rule_add(filter, SCMP_ACT_ERRNO((uint32_t)err), SCMP_SYS(bpf), 1, is_command) ||
 	    seccomp_load(filter))
 		_exit(1);
 	if (!load(&gating) || !strstr(error, want) || strchr(error, '\n')) {
