@@ -38,7 +38,7 @@ endif
 LDFLAGS := -pie -Wl,-z,relro,-z,now $(SANITIZE)
 LDLIBS = $(shell pkg-config --libs $(PKGS))
 
-BPF_CFLAGS := -target bpf -O2 -g -mcpu=v3 -Wall -Wextra -Wshadow -Wno-unused-parameter -Iinclude -Ibpf -I$(BUILD_TOP)/bpf \
+BPF_CFLAGS := -target bpf -O2 -g -mcpu=v3 -fno-strict-aliasing -Wall -Wextra -Wshadow -Wno-unused-parameter -Iinclude -Ibpf -I$(BUILD_TOP)/bpf \
 	-D__TARGET_ARCH_$(ARCH) -idirafter /usr/include/$(shell uname -m)-linux-gnu
 
 USER_SRC := $(wildcard user/*.c)

@@ -18,6 +18,16 @@
 #define IPV6_HLEN 40
 #define IP_TTL_SENT 64
 
+/* RFC 9293, section 3.1. Not the kernel's: its flags are one bit each, and newer kernels have one more. */
+struct tcp_plain {
+	__be16 source, target;
+	__be32 seq, ack;
+	__be16 flags, window, check, urgent;
+};
+
+#define TCP_PLAIN_SYN_ACK 0x12
+#define TCP_PLAIN_LENGTH 0xf000
+
 static __always_inline __u32 cookie_of(const struct ph_gate *gate, const struct ph_address *source, __u32 ports, __u32 slice)
 {
 	const __be32 *words = source->words;
@@ -84,10 +94,10 @@ static __always_inline void swap_macs(void *ethernet)
 }
 
 /* All but the pseudo-header's sum is made anew: a frame may bear no more than that for a checksum. */
-static __always_inline void answer_tcp(struct tcphdr *to, const struct packet *p, __u64 pseudo)
+static __always_inline void answer_tcp(struct tcp_plain *to, const struct packet *p, __u64 pseudo)
 {
-	struct tcphdr tcp = { .source = p->ports.target, .dest = p->ports.source, .ack_seq = p->cookie, .doff = TCP_HLEN / 4,
-			      .syn = 1, .ack = 1 };
+	struct tcp_plain tcp = { .source = p->ports.target, .target = p->ports.source, .ack = p->cookie,
+				 .flags = bpf_htons(TCP_HLEN / 4 << 12 | TCP_PLAIN_SYN_ACK) };
 
 	tcp.check = ~sum_fold16(pseudo + sum_words(&tcp, TCP_HLEN / 4));
 	*to = tcp;
@@ -106,7 +116,7 @@ static __always_inline int answer_xdp(struct xdp_md *xdp, const struct packet *p
 	pseudo += sum_words(&p->source, 4) + sum_words(&p->target, 4);
 	if (p->is_v6) {
 		struct ipv6hdr *ip = data + ETH_HLEN;
-		struct tcphdr *tcp = (void *)(ip + 1);
+		struct tcp_plain *tcp = (void *)(ip + 1);
 
 		if ((void *)(tcp + 1) > end)
 			return XDP_DROP;
@@ -117,7 +127,7 @@ static __always_inline int answer_xdp(struct xdp_md *xdp, const struct packet *p
 		answer_tcp(tcp, p, pseudo);
 	} else {
 		struct iphdr *ip = data + ETH_HLEN;
-		struct tcphdr *tcp = (void *)(ip + 1);
+		struct tcp_plain *tcp = (void *)(ip + 1);
 
 		if ((void *)(tcp + 1) > end)
 			return XDP_DROP;
@@ -139,13 +149,10 @@ static __always_inline int answer_xdp(struct xdp_md *xdp, const struct packet *p
  */
 static __always_inline int answer_tc(struct __sk_buff *skb, const struct packet *p)
 {
-	__u32 check_at = p->at + __builtin_offsetof(struct tcphdr, check);
-	struct {
-		__be16 source, target;
-		__be32 seq, ack;
-		__be16 flags, window;
-	} tcp;
-	__be32 acked = p->cookie, addresses[2];
+	__u32 check_at = p->at + __builtin_offsetof(struct tcp_plain, check);
+	__be32 addresses[2] = { p->target.words[3], p->source.words[3] };
+	__be16 ports[2] = { p->ports.target, p->ports.source };
+	struct tcp_plain tcp;
 	__be16 flags;
 	__u8 macs[12];
 
@@ -153,21 +160,18 @@ static __always_inline int answer_tc(struct __sk_buff *skb, const struct packet 
 	    bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
 		return TC_ACT_SHOT;
 	swap_macs(macs);
-	addresses[0] = p->target.words[3];
-	addresses[1] = p->source.words[3];
-	flags = (tcp.flags & bpf_htons(0xf000)) | bpf_htons(0x12);	/* SYN, ACK (RFC 9293, section 3.1) */
+	flags = (tcp.flags & bpf_htons(TCP_PLAIN_LENGTH)) | bpf_htons(TCP_PLAIN_SYN_ACK);
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) ||
 	    (p->is_v6 ? bpf_skb_store_bytes(skb, ETH_HLEN + 8, &p->target, 16, 0) ||
 			bpf_skb_store_bytes(skb, ETH_HLEN + 24, &p->source, 16, 0) :
-			bpf_skb_store_bytes(skb, ETH_HLEN + 12, addresses, 8, 0)) ||
-	    bpf_l4_csum_replace(skb, check_at, tcp.ack, acked, 4) || bpf_l4_csum_replace(skb, check_at, tcp.flags, flags, 2))
+			bpf_skb_store_bytes(skb, ETH_HLEN + 12, addresses, sizeof(addresses), 0)) ||
+	    bpf_skb_store_bytes(skb, p->at, ports, sizeof(ports), 0) ||
+	    bpf_l4_csum_replace(skb, check_at, tcp.ack, p->cookie, 4) ||
+	    bpf_l4_csum_replace(skb, check_at, tcp.flags, flags, 2) ||
+	    bpf_skb_store_bytes(skb, p->at + __builtin_offsetof(struct tcp_plain, ack), &p->cookie, 4, 0) ||
+	    bpf_skb_store_bytes(skb, p->at + __builtin_offsetof(struct tcp_plain, flags), &flags, 2, 0))
 		return TC_ACT_SHOT;
-	tcp.ack = acked;
-	tcp.flags = flags;
-	tcp.source ^= tcp.target;
-	tcp.target ^= tcp.source;
-	tcp.source ^= tcp.target;
-	return bpf_skb_store_bytes(skb, p->at, &tcp, sizeof(tcp), 0) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
+	return bpf_redirect(skb->ifindex, 0);
 }
 
 #endif

@@ -3,8 +3,8 @@
  * gate - what may pass from the NIC to the gateway's listening sockets: the checks, for XDP and for tc.
  *
  * Input is hostile. Headers are copied rather than pointed at, straight from the frame where they are in reach. In
- * order: not the gateway's, frames that no client sends, allow list, deny list, budgets. A packet of a connection that
- * is under way passes the first four without writing anything but what its lists say, if there are any.
+ * order: not the gateway's, frames that no client sends, allow list, deny list, strangers (challenge.h), budgets. A packet
+ * of a connection that is under way writes nothing on its way but what the lists say of its source, if there are any.
  *
  * Include after the maps, the kernel's types and bpf/bpf_helpers.h.
  */

@@ -394,6 +394,8 @@ static void explain(int err, uint32_t ifindex, enum ph_gate_mode mode, char *err
 		why = "the driver has no native XDP, or not with these offloads", remedy = "; set Gate = tc, or Gate = generic";
 	else if (err == -EBUSY || err == -EEXIST)
 		why = "another XDP program is on the device", remedy = "; take it off (ip link set dev NIC xdp off), or set Gate = tc";
+	else if (err == -ENODEV)
+		remedy = "";
 	else if (err == -EPERM)
 		why = "not permitted", remedy = ": CAP_NET_ADMIN and CAP_BPF are needed";
 	else if (mode == PH_GATE_NATIVE)
@@ -406,11 +408,14 @@ static void explain(int err, uint32_t ifindex, enum ph_gate_mode mode, char *err
 int ph_gate_attach(struct ph_gating *gating, uint32_t ifindex, enum ph_gate_mode mode, char *error, size_t error_size)
 {
 	bool tc = mode == PH_GATE_TC;
+	char name[IF_NAMESIZE];
 	int err;
 
 	/* The new one before the old one goes: no moment is without. */
 	err = tc ? attach_tc(gating, ifindex) : attach_xdp(gating, ifindex, mode);
 	if (err) {
+		if (!if_indextoname(ifindex, name))
+			err = -ENODEV;
 		explain(err, ifindex, mode, error, error_size);
 		return err;
 	}

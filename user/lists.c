@@ -283,7 +283,8 @@ static int read_map(int fd, struct ph_prefix_list *ret_list)
 		free(list.rows);
 		return more;
 	}
-	qsort(list.rows, list.count, sizeof(*list.rows), ph_prefix_compare);
+	if (list.count)
+		qsort(list.rows, list.count, sizeof(*list.rows), ph_prefix_compare);
 	*ret_list = list;
 	return 0;
 }

@@ -234,7 +234,8 @@ static void sort(struct ph_prefix_list *list)
 {
 	size_t kept = 0;
 
-	qsort(list->rows, list->count, sizeof(*list->rows), compare_rows);
+	if (list->count)
+		qsort(list->rows, list->count, sizeof(*list->rows), compare_rows);
 	for (size_t i = 0; i < list->count; i++) {
 		if (kept && !ph_prefix_compare(&list->rows[kept - 1].prefix, &list->rows[i].prefix))
 			kept--;
@@ -309,5 +310,5 @@ void ph_prefix_list_free(struct ph_prefix_list *list)
 
 struct ph_prefix_row *ph_prefix_list_find(const struct ph_prefix_list *list, const struct ph_prefix *prefix)
 {
-	return bsearch(prefix, list->rows, list->count, sizeof(*list->rows), ph_prefix_compare);
+	return list->count ? bsearch(prefix, list->rows, list->count, sizeof(*list->rows), ph_prefix_compare) : NULL;
 }
