@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	memset(&request, 0xaa, sizeof(request));
 	if (!ph_control_parse((const char *)data, size, &request, error, sizeof(error))) {
-		must(request.verb <= PH_CONTROL_CVM_DRAIN);
+		must(request.verb <= PH_CONTROL_FLOW_KILL);		/* the last one */
 		must_be_padded(request.app, sizeof(request.app));
 		must_be_padded(request.instance, sizeof(request.instance));
 		must_be_padded(request.public_key, sizeof(request.public_key));
