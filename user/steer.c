@@ -148,14 +148,17 @@ static uint32_t spare_addresses(const struct ph_steer_settings *settings, uint32
 }
 
 /*
- * All slots are as if never used. Flows that have not had their rest give theirs back all the same; steer forgets what it
- * finds in use.
+ * All slots are as if never used, in a new order: in the old one the first would be those of flows that have not had their
+ * rest. These give theirs back all the same; steer forgets what it finds in use.
  */
 static void begin_slots(struct ph_steering *steering)
 {
 	int fd = bpf_map__fd(steering->skel->maps.ph_free);
+	uint64_t order;
 	uint32_t slot;
 
+	if (getrandom(&order, sizeof(order), 0) == sizeof(order))
+		steering->config->secret[2] = order;
 	for (int i = 0; i < PH_FLOWS_MAX && !bpf_map_lookup_and_delete_elem(fd, NULL, &slot); i++)
 		;
 	__atomic_store_n(&steering->config->fresh, 0, __ATOMIC_RELEASE);
