@@ -143,12 +143,12 @@ static __always_inline __be16 slot_port(__u32 slot)
 	return bpf_htons(PH_FLOW_PORTS + slot % PH_FLOW_PORTS);
 }
 
-/* The slot that sends from @address and @port, or one that is none. */
+/* The slot that sends from @address and @port, or one that is none: what is behind the last may be the gateway's own. */
 static __always_inline __u32 slot_of(const struct ph_steer *steer, __be32 address, __be16 port)
 {
 	__u32 host = bpf_ntohl(address) - steer->source;
 
-	if (host >= PH_FLOWS_MAX / PH_FLOW_PORTS || bpf_ntohs(port) < PH_FLOW_PORTS)
+	if (host >= steer->slots / PH_FLOW_PORTS || bpf_ntohs(port) < PH_FLOW_PORTS)
 		return PH_FLOWS_MAX;
 	return host * PH_FLOW_PORTS + bpf_ntohs(port) - PH_FLOW_PORTS;
 }
