@@ -263,7 +263,8 @@ int steer_nic(struct __sk_buff *skb)
 	int action;
 	__u32 slot;
 
-	if (!s || !steer || !steer->slots)
+	/* A tag would go along into the tunnel, and answers without one. The VLAN's own device has no tags. */
+	if (!s || !steer || !steer->slots || skb->vlan_present)
 		return TC_ACT_UNSPEC;
 	p = &s->packet;
 	kind = packet_read(skb, ETH_HLEN, p);
