@@ -451,7 +451,9 @@ static __always_inline void flow_revive(struct ph_flow *flow)
 	WRITE_ONCE(flow->splice.state, PH_FLOW_SPLICED);
 	load_end(flow, -1);
 	flow_count_instance(flow);
-	if (gateway && gateway->source_limit && source_take(flow->splice.key.client))
+	/* It may be counted still, if its address's lock was not to be had. */
+	if (gateway && gateway->source_limit && !(flow->counted & PH_COUNTED_SOURCE) &&
+	    source_take(flow->splice.key.client))
 		flow->counted |= PH_COUNTED_SOURCE;
 }
 
