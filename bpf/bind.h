@@ -394,7 +394,9 @@ static __always_inline int bind_from_client(struct __sk_buff *skb, struct packet
 		return TC_ACT_SHOT;
 	if (bpf_ktime_get_ns() - store->turn_ns < PH_BIND_TURN_MS * NSEC_PER_MSEC)
 		return bind_syn(skb, p->l2, slot, flow->hello - 1);
-	count_instance(flow, PH_REASON_CVM_TIMEOUT);
+	if (store->turn_ns)		/* once, however often the client asks until there is another way */
+		count_instance(flow, PH_REASON_CVM_TIMEOUT);
+	store->turn_ns = 0;
 	return bind_next_or_pass(skb, p, flow, slot, 1);
 }
 
