@@ -471,6 +471,19 @@ static __always_inline int flow_reset_was_forged(const struct ph_flow *flow)
 	return flow->splice.flags & PH_FLOW_RESET && last > flow->ended_ns + PH_FLOW_REVIVE_MS * NSEC_PER_MSEC;
 }
 
+/*
+ * ENDED, by a reset within what the CVM had not acknowledged yet, or behind which the client went on: it may have been
+ * forged, and so may a SYN. One that is the client's comes again.
+ */
+static __always_inline int flow_may_go_on(const struct ph_flow *flow)
+{
+	if (!(flow->splice.flags & PH_FLOW_RESET) || flow->ended_by_cvm)
+		return 0;
+	return READ_ONCE(flow->client.last_ns) > flow->ended_ns ||
+	       (flow->client.end != flow->cvm.ack &&
+		bpf_ktime_get_ns() < flow->ended_ns + PH_FLOW_REVIVE_MS * NSEC_PER_MSEC);
+}
+
 static __always_inline __u64 flow_idle_ns(const struct ph_flow *flow, const struct ph_steer *steer)
 {
 	return flow->idle_ms ? flow->idle_ms * NSEC_PER_MSEC : steer->idle_ns;

@@ -184,7 +184,9 @@ __separate int client_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		case PH_FLOW_DECLINED:
 		case PH_FLOW_ENDED:
 		case PH_FLOW_KILLED:
-			if (p->tcp.syn)
+			if (p->tcp.syn && flow->splice.state == PH_FLOW_ENDED && flow_may_go_on(flow))
+				action = TC_ACT_SHOT;
+			else if (p->tcp.syn)
 				action = client_release(skb, p, flow);
 			else if (flow->splice.state == PH_FLOW_KILLED)
 				action = client_reset(skb, p);
