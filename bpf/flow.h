@@ -286,17 +286,27 @@ static __always_inline void load_begin(const struct ph_ref *instance)
 		__sync_fetch_and_add(&load->begun, 1);
 }
 
-/* @sign is 1 at the end, and -1 when the end is taken back. */
-static __always_inline void load_end(const struct ph_flow *flow, int sign)
+/* Adds what @way carried since it was last told. */
+static __always_inline void load_tell(struct ph_flow_way *way, __u64 *packets, __u64 *bytes)
+{
+	__u64 now = READ_ONCE(way->packets);
+
+	__sync_fetch_and_add(packets, now - way->told_packets);
+	way->told_packets = now;
+	now = READ_ONCE(way->bytes);
+	__sync_fetch_and_add(bytes, now - way->told_bytes);
+	way->told_bytes = now;
+}
+
+/* A flow may end more than once, if its reset proves forged. */
+static __always_inline void load_end(struct ph_flow *flow)
 {
 	struct ph_load *load = load_of(&flow->splice.instance);
 
 	if (!load)
 		return;
-	__sync_fetch_and_add(&load->bytes_from_clients, sign * flow->client.bytes);
-	__sync_fetch_and_add(&load->bytes_from_cvms, sign * flow->cvm.bytes);
-	__sync_fetch_and_add(&load->packets_from_clients, sign * flow->client.packets);
-	__sync_fetch_and_add(&load->packets_from_cvms, sign * flow->cvm.packets);
+	load_tell(&flow->client, &load->packets_from_clients, &load->bytes_from_clients);
+	load_tell(&flow->cvm, &load->packets_from_cvms, &load->bytes_from_cvms);
 }
 
 /* All from here on: under the lock. */
@@ -425,7 +435,7 @@ static __always_inline void flow_decline(struct ph_flow *flow, enum ph_reason re
 /* SPLICED: to ENDED or KILLED. */
 static __always_inline void flow_end(struct ph_flow *flow, enum ph_flow_state state, enum ph_reason reason)
 {
-	load_end(flow, 1);
+	load_end(flow);
 	flow_rest(flow, state, reason);
 	flow_event(flow, PH_EVENT_END, reason);
 }
@@ -449,7 +459,6 @@ static __always_inline void flow_revive(struct ph_flow *flow)
 
 	flow->splice.flags &= ~PH_FLOW_RESET;
 	WRITE_ONCE(flow->splice.state, PH_FLOW_SPLICED);
-	load_end(flow, -1);
 	flow_count_instance(flow);
 	/* It may be counted still, if its address's lock was not to be had. */
 	if (gateway && gateway->source_limit && !(flow->counted & PH_COUNTED_SOURCE) &&
