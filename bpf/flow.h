@@ -452,18 +452,24 @@ static __always_inline int flow_kill(struct ph_flow *flow, enum ph_reason reason
 	return 0;
 }
 
-/* ENDED by a reset that was forged. */
-static __always_inline void flow_revive(struct ph_flow *flow)
+/* ENDED by a reset, and yet it goes on: it counts as if it had not, whatever limits there are now. */
+static __always_inline void flow_recount(struct ph_flow *flow)
 {
 	struct ph_gateway *gateway = gateway_config();
 
-	flow->splice.flags &= ~PH_FLOW_RESET;
-	WRITE_ONCE(flow->splice.state, PH_FLOW_SPLICED);
 	flow_count_instance(flow);
 	/* It may be counted still, if its address's lock was not to be had. */
 	if (gateway && gateway->source_limit && !(flow->counted & PH_COUNTED_SOURCE) &&
 	    source_take(flow->splice.key.client))
 		flow->counted |= PH_COUNTED_SOURCE;
+}
+
+/* ENDED by a reset that was forged. */
+static __always_inline void flow_revive(struct ph_flow *flow)
+{
+	flow->splice.flags &= ~PH_FLOW_RESET;
+	WRITE_ONCE(flow->splice.state, PH_FLOW_SPLICED);
+	flow_recount(flow);
 }
 
 static __always_inline __u64 flow_last_ns(const struct ph_flow *flow)
@@ -473,11 +479,17 @@ static __always_inline __u64 flow_last_ns(const struct ph_flow *flow)
 	return client > cvm ? client : cvm;
 }
 
-static __always_inline int flow_reset_was_forged(const struct ph_flow *flow)
+/* Has who reset it sent anything so long after that? */
+static __always_inline int flow_goes_on(const struct ph_flow *flow, __u64 after_ns)
 {
 	__u64 last = flow->ended_by_cvm ? READ_ONCE(flow->cvm.last_ns) : READ_ONCE(flow->client.last_ns);
 
-	return flow->splice.flags & PH_FLOW_RESET && last > flow->ended_ns + PH_FLOW_REVIVE_MS * NSEC_PER_MSEC;
+	return flow->splice.flags & PH_FLOW_RESET && last > flow->ended_ns + after_ns;
+}
+
+static __always_inline int flow_reset_was_forged(const struct ph_flow *flow)
+{
+	return flow_goes_on(flow, PH_FLOW_REVIVE_MS * NSEC_PER_MSEC);
 }
 
 /*

@@ -239,4 +239,17 @@ __separate int splice_end(__u32 slot, __u32 generation, __u32 news, __u32 by_cvm
 	return 0;
 }
 
+/* A packet of a flow that is ENDED: if its sender only said that it would end, its limits hold for it again. */
+__separate int splice_recount(__u32 slot, __u32 generation)
+{
+	struct ph_flow *flow = flow_at(slot);
+
+	if (!flow || flow->counted & PH_COUNTED_INSTANCE || !flow_goes_on(flow, 0) || !flow_lock(flow))
+		return 0;
+	if (flow->splice.generation == generation && flow->splice.state == PH_FLOW_ENDED && flow_goes_on(flow, 0))
+		flow_recount(flow);
+	flow_unlock(flow);
+	return 0;
+}
+
 #endif

@@ -142,6 +142,8 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 			    splice.client_scale);
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
 		splice_end(slot, splice.generation, news, 0);
+	if (splice.state == PH_FLOW_ENDED)
+		splice_recount(slot, splice.generation);
 	change = splice_towards_cvm(&splice);
 	/*
 	 * Before it has said more than its SYN-ACK: the client still echoes what the gateway sent, and from Linux 6.15 on
@@ -355,6 +357,8 @@ __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 			    bpf_ntohl(p->tcp.ack_seq) - splice.seq_to_cvm, splice.cvm_scale);
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
 		splice_end(slot, splice.generation, news, 1);
+	if (splice.state == PH_FLOW_ENDED)
+		splice_recount(slot, splice.generation);
 	change = splice_towards_client(&splice);
 	if (splice_rewrite(skb, p, &change)) {
 		count(PH_REASON_DROPPED_MALFORMED);
