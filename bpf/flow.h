@@ -25,6 +25,7 @@
 
 #include "maps.h"
 
+#define ENOENT 2
 #define EEXIST 17
 #define NSEC_PER_MSEC 1000000ULL
 #define CLOCK_MONOTONIC 1
@@ -392,26 +393,30 @@ static __always_inline void flow_uncount(struct ph_flow *flow)
 		flow->counted &= ~PH_COUNTED_SOURCE;
 }
 
-static __always_inline void flow_unkey(struct ph_flow *flow)
+/* A map whose lock is not to be had refuses. Return: 0, or -1 when it is still there: to be tried again. */
+static __always_inline int flow_unkey(struct ph_flow *flow)
 {
 	struct ph_client_key key = flow->splice.key;
+	long err;
 
 	if (!(flow->splice.flags & PH_FLOW_KEYED))
-		return;
+		return 0;
+	err = bpf_map_delete_elem(&ph_clients, &key);
+	if (err && err != -ENOENT)
+		return -1;
 	flow->splice.flags &= ~PH_FLOW_KEYED;
-	bpf_map_delete_elem(&ph_clients, &key);
+	return 0;
 }
 
-/* One that is still counted stays: sweep comes again. */
+/* One that is still counted, or known, stays: sweep comes again. Who is given the slot waits for the lock. */
 static __always_inline void flow_free(struct ph_flow *flow, __u32 slot)
 {
 	flow_uncount(flow);
-	if (flow->counted)
+	if (flow->counted || flow_unkey(flow))
 		return;
-	flow_unkey(flow);
 	flow_drop_hello(flow);
-	WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
-	bpf_map_push_elem(&ph_free, &slot, 0);
+	if (!bpf_map_push_elem(&ph_free, &slot, 0))
+		WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
 }
 
 static __always_inline void flow_rest(struct ph_flow *flow, enum ph_flow_state state, enum ph_reason reason)

@@ -51,7 +51,8 @@ static __always_inline int client_release(struct __sk_buff *skb, struct packet *
 {
 	int owes_reset = flow->splice.flags & PH_FLOW_REQUEST;
 
-	flow_unkey(flow);
+	if (flow_unkey(flow))
+		return TC_ACT_SHOT;
 	if (flow->splice.state == PH_FLOW_ENDED)
 		WRITE_ONCE(flow->splice.state, PH_FLOW_KILLED);
 	flow->splice.flags &= ~PH_FLOW_REQUEST;
