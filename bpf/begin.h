@@ -74,7 +74,7 @@ __separate int to_worker(struct __sk_buff *skb, struct packet *p, __u32 hello)
 	count(PH_REASON_TURNED_AWAY);
 	sum_change(&sum, was, is);
 	bpf_l4_csum_replace(skb, at + __builtin_offsetof(struct tcphdr, check), 0, sum_fold32(sum), 0);
-	bpf_skb_store_bytes(skb, at + 12, &is, 4, BPF_F_RECOMPUTE_CSUM);
+	bpf_skb_store_bytes(skb, at + 12, &is, 4, 0);
 	return TC_ACT_UNSPEC;
 }
 

@@ -385,13 +385,18 @@ static __always_inline int bind_from_client(struct __sk_buff *skb, struct packet
 	if (!store)
 		return TC_ACT_SHOT;
 	/* Early data. What overlaps the hello is left out: a damaged packet must not spoil what is there. */
-	if (offset >= store->len)
-		collect(skb, p, flow->hello - 1, offset);
+	if (offset >= store->len && collect(skb, p, flow->hello - 1, offset) == COLLECT_DAMAGED) {
+		store->pieces[0].from = 0;	/* those ahead of a gap may be spoilt */
+		store->pieces[0].to = store->len;
+		store->piece_count = 1;
+	}
 	if (offset)
 		return TC_ACT_SHOT;
 	if (bpf_ktime_get_ns() - store->turn_ns < PH_BIND_TURN_MS * NSEC_PER_MSEC)
 		return bind_syn(skb, p->l2, slot, flow->hello - 1);
-	count_instance(flow, PH_REASON_CVM_TIMEOUT);
+	if (store->turn_ns)		/* once, however often the client asks until there is another way */
+		count_instance(flow, PH_REASON_CVM_TIMEOUT);
+	store->turn_ns = 0;
 	return bind_next_or_pass(skb, p, flow, slot, 1);
 }
 

@@ -101,6 +101,9 @@ __separate int collect(struct __sk_buff *skb, struct packet *p, __u32 hello, __u
 	if (bpf_skb_load_bytes(skb, p->l2 + IP_HLEN + p->header_len,
 			       store->data + ph_below(offset, PH_HELLO_STREAM_BPF_MAX), len))
 		return COLLECT_DAMAGED;
+	/* The verdict is on what will be sent, not on what was there before a client wrote over it. */
+	if (offset < store->walk.at)
+		__builtin_memset(&store->walk, 0, sizeof(store->walk));
 	if (!collect_is_intact(p, s, sum_hello(store->data, offset, p->payload)))
 		return COLLECT_DAMAGED;
 	return collect_piece(store, offset, offset + p->payload) ? COLLECT_PIECES : COLLECT_OK;

@@ -25,6 +25,7 @@
 
 #include "maps.h"
 
+#define ENOENT 2
 #define EEXIST 17
 #define NSEC_PER_MSEC 1000000ULL
 #define CLOCK_MONOTONIC 1
@@ -143,12 +144,12 @@ static __always_inline __be16 slot_port(__u32 slot)
 	return bpf_htons(PH_FLOW_PORTS + slot % PH_FLOW_PORTS);
 }
 
-/* The slot that sends from @address and @port, or one that is none. */
+/* The slot that sends from @address and @port, or one that is none: what is behind the last may be the gateway's own. */
 static __always_inline __u32 slot_of(const struct ph_steer *steer, __be32 address, __be16 port)
 {
 	__u32 host = bpf_ntohl(address) - steer->source;
 
-	if (host >= PH_FLOWS_MAX / PH_FLOW_PORTS || bpf_ntohs(port) < PH_FLOW_PORTS)
+	if (host >= steer->slots / PH_FLOW_PORTS || bpf_ntohs(port) < PH_FLOW_PORTS)
 		return PH_FLOWS_MAX;
 	return host * PH_FLOW_PORTS + bpf_ntohs(port) - PH_FLOW_PORTS;
 }
@@ -286,17 +287,27 @@ static __always_inline void load_begin(const struct ph_ref *instance)
 		__sync_fetch_and_add(&load->begun, 1);
 }
 
-/* @sign is 1 at the end, and -1 when the end is taken back. */
-static __always_inline void load_end(const struct ph_flow *flow, int sign)
+/* Adds what @way carried since it was last told. */
+static __always_inline void load_tell(struct ph_flow_way *way, __u64 *packets, __u64 *bytes)
+{
+	__u64 now = READ_ONCE(way->packets);
+
+	__sync_fetch_and_add(packets, now - way->told_packets);
+	way->told_packets = now;
+	now = READ_ONCE(way->bytes);
+	__sync_fetch_and_add(bytes, now - way->told_bytes);
+	way->told_bytes = now;
+}
+
+/* A flow may end more than once, if its reset proves forged. */
+static __always_inline void load_end(struct ph_flow *flow)
 {
 	struct ph_load *load = load_of(&flow->splice.instance);
 
 	if (!load)
 		return;
-	__sync_fetch_and_add(&load->bytes_from_clients, sign * flow->client.bytes);
-	__sync_fetch_and_add(&load->bytes_from_cvms, sign * flow->cvm.bytes);
-	__sync_fetch_and_add(&load->packets_from_clients, sign * flow->client.packets);
-	__sync_fetch_and_add(&load->packets_from_cvms, sign * flow->cvm.packets);
+	load_tell(&flow->client, &load->packets_from_clients, &load->bytes_from_clients);
+	load_tell(&flow->cvm, &load->packets_from_cvms, &load->bytes_from_cvms);
 }
 
 /* All from here on: under the lock. */
@@ -382,26 +393,30 @@ static __always_inline void flow_uncount(struct ph_flow *flow)
 		flow->counted &= ~PH_COUNTED_SOURCE;
 }
 
-static __always_inline void flow_unkey(struct ph_flow *flow)
+/* A map whose lock is not to be had refuses. Return: 0, or -1 when it is still there: to be tried again. */
+static __always_inline int flow_unkey(struct ph_flow *flow)
 {
 	struct ph_client_key key = flow->splice.key;
+	long err;
 
 	if (!(flow->splice.flags & PH_FLOW_KEYED))
-		return;
+		return 0;
+	err = bpf_map_delete_elem(&ph_clients, &key);
+	if (err && err != -ENOENT)
+		return -1;
 	flow->splice.flags &= ~PH_FLOW_KEYED;
-	bpf_map_delete_elem(&ph_clients, &key);
+	return 0;
 }
 
-/* One that is still counted stays: sweep comes again. */
+/* One that is still counted, or known, stays: sweep comes again. Who is given the slot waits for the lock. */
 static __always_inline void flow_free(struct ph_flow *flow, __u32 slot)
 {
 	flow_uncount(flow);
-	if (flow->counted)
+	if (flow->counted || flow_unkey(flow))
 		return;
-	flow_unkey(flow);
 	flow_drop_hello(flow);
-	WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
-	bpf_map_push_elem(&ph_free, &slot, 0);
+	if (!bpf_map_push_elem(&ph_free, &slot, 0))
+		WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
 }
 
 static __always_inline void flow_rest(struct ph_flow *flow, enum ph_flow_state state, enum ph_reason reason)
@@ -425,7 +440,7 @@ static __always_inline void flow_decline(struct ph_flow *flow, enum ph_reason re
 /* SPLICED: to ENDED or KILLED. */
 static __always_inline void flow_end(struct ph_flow *flow, enum ph_flow_state state, enum ph_reason reason)
 {
-	load_end(flow, 1);
+	load_end(flow);
 	flow_rest(flow, state, reason);
 	flow_event(flow, PH_EVENT_END, reason);
 }
@@ -442,17 +457,24 @@ static __always_inline int flow_kill(struct ph_flow *flow, enum ph_reason reason
 	return 0;
 }
 
-/* ENDED by a reset that was forged. */
-static __always_inline void flow_revive(struct ph_flow *flow)
+/* ENDED by a reset, and yet it goes on: it counts as if it had not, whatever limits there are now. */
+static __always_inline void flow_recount(struct ph_flow *flow)
 {
 	struct ph_gateway *gateway = gateway_config();
 
+	flow_count_instance(flow);
+	/* It may be counted still, if its address's lock was not to be had. */
+	if (gateway && gateway->source_limit && !(flow->counted & PH_COUNTED_SOURCE) &&
+	    source_take(flow->splice.key.client))
+		flow->counted |= PH_COUNTED_SOURCE;
+}
+
+/* ENDED by a reset that was forged. */
+static __always_inline void flow_revive(struct ph_flow *flow)
+{
 	flow->splice.flags &= ~PH_FLOW_RESET;
 	WRITE_ONCE(flow->splice.state, PH_FLOW_SPLICED);
-	load_end(flow, -1);
-	flow_count_instance(flow);
-	if (gateway && gateway->source_limit && source_take(flow->splice.key.client))
-		flow->counted |= PH_COUNTED_SOURCE;
+	flow_recount(flow);
 }
 
 static __always_inline __u64 flow_last_ns(const struct ph_flow *flow)
@@ -462,11 +484,30 @@ static __always_inline __u64 flow_last_ns(const struct ph_flow *flow)
 	return client > cvm ? client : cvm;
 }
 
-static __always_inline int flow_reset_was_forged(const struct ph_flow *flow)
+/* Has who reset it sent anything so long after that? */
+static __always_inline int flow_goes_on(const struct ph_flow *flow, __u64 after_ns)
 {
 	__u64 last = flow->ended_by_cvm ? READ_ONCE(flow->cvm.last_ns) : READ_ONCE(flow->client.last_ns);
 
-	return flow->splice.flags & PH_FLOW_RESET && last > flow->ended_ns + PH_FLOW_REVIVE_MS * NSEC_PER_MSEC;
+	return flow->splice.flags & PH_FLOW_RESET && last > flow->ended_ns + after_ns;
+}
+
+static __always_inline int flow_reset_was_forged(const struct ph_flow *flow)
+{
+	return flow_goes_on(flow, PH_FLOW_REVIVE_MS * NSEC_PER_MSEC);
+}
+
+/*
+ * ENDED, by a reset within what the CVM had not acknowledged yet, or behind which the client went on: it may have been
+ * forged, and so may a SYN. One that is the client's comes again.
+ */
+static __always_inline int flow_may_go_on(const struct ph_flow *flow)
+{
+	if (!(flow->splice.flags & PH_FLOW_RESET) || flow->ended_by_cvm)
+		return 0;
+	return READ_ONCE(flow->client.last_ns) > flow->ended_ns ||
+	       (flow->client.end != flow->cvm.ack &&
+		bpf_ktime_get_ns() < flow->ended_ns + PH_FLOW_REVIVE_MS * NSEC_PER_MSEC);
 }
 
 static __always_inline __u64 flow_idle_ns(const struct ph_flow *flow, const struct ph_steer *steer)

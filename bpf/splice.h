@@ -185,8 +185,10 @@ enum splice_news {
  * Takes note of what @me sends: only of what fits the windows, so that nobody who merely guesses ends a flow or keeps
  * one alive. @seq, @ack: as the client knows them. @scale: of @me's windows.
  *
- * A reset counts from what the other end acknowledged up to what this one sent: there alone can the other end expect it
- * (RFC 5961, section 3.2). One within the window but not there provokes a challenge, and the answer to that is exact.
+ * A reset counts in two places: behind all that this end sent, where whoever gives up sends it, and at what the other
+ * end acknowledged last, where it answers a packet (RFC 9293, section 3.10.7.1). What lies between is the other end's to
+ * judge: it provokes a challenge (RFC 5961, section 3.2), and the answer to that is in the second place. Had all between
+ * counted, who guesses would need as many tries fewer as there are bytes under way.
  */
 static __always_inline enum splice_news splice_watch(const struct packet *p, struct ph_flow_way *me,
 						     struct ph_flow_way *other, __u32 seq, __u32 ack, __u32 scale)
@@ -198,7 +200,7 @@ static __always_inline enum splice_news splice_watch(const struct packet *p, str
 	if (p->tcp.syn)
 		return SPLICE_NOTHING;
 	if (p->tcp.rst)
-		return seq_reaches(seq, other->ack) && seq_reaches(me->end, seq) ? SPLICE_RESET : SPLICE_NOTHING;
+		return seq == other->ack || seq == me->end ? SPLICE_RESET : SPLICE_NOTHING;
 	if (!p->tcp.ack || seq_after(seq, other->window_end) || seq_after(other->ack, end + 1) ||
 	    seq_after(ack, other->end) || seq_after(me->ack - SPLICE_OLD_ACK, ack))
 		return SPLICE_NOTHING;
@@ -233,6 +235,19 @@ __separate int splice_end(__u32 slot, __u32 generation, __u32 news, __u32 by_cvm
 		flow_end(flow, PH_FLOW_ENDED, news == SPLICE_FINISHED ? PH_REASON_CLOSED
 					      : by_cvm ? PH_REASON_CVM_RESET : PH_REASON_CLIENT_RESET);
 	}
+	flow_unlock(flow);
+	return 0;
+}
+
+/* A packet of a flow that is ENDED: if its sender only said that it would end, its limits hold for it again. */
+__separate int splice_recount(__u32 slot, __u32 generation)
+{
+	struct ph_flow *flow = flow_at(slot);
+
+	if (!flow || flow->counted & PH_COUNTED_INSTANCE || !flow_goes_on(flow, 0) || !flow_lock(flow))
+		return 0;
+	if (flow->splice.generation == generation && flow->splice.state == PH_FLOW_ENDED && flow_goes_on(flow, 0))
+		flow_recount(flow);
 	flow_unlock(flow);
 	return 0;
 }

@@ -51,7 +51,8 @@ static __always_inline int client_release(struct __sk_buff *skb, struct packet *
 {
 	int owes_reset = flow->splice.flags & PH_FLOW_REQUEST;
 
-	flow_unkey(flow);
+	if (flow_unkey(flow))
+		return TC_ACT_SHOT;
 	if (flow->splice.state == PH_FLOW_ENDED)
 		WRITE_ONCE(flow->splice.state, PH_FLOW_KILLED);
 	flow->splice.flags &= ~PH_FLOW_REQUEST;
@@ -142,6 +143,8 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 			    splice.client_scale);
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
 		splice_end(slot, splice.generation, news, 0);
+	if (splice.state == PH_FLOW_ENDED)
+		splice_recount(slot, splice.generation);
 	change = splice_towards_cvm(&splice);
 	/*
 	 * Before it has said more than its SYN-ACK: the client still echoes what the gateway sent, and from Linux 6.15 on
@@ -184,7 +187,9 @@ __separate int client_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		case PH_FLOW_DECLINED:
 		case PH_FLOW_ENDED:
 		case PH_FLOW_KILLED:
-			if (p->tcp.syn)
+			if (p->tcp.syn && flow->splice.state == PH_FLOW_ENDED && flow_may_go_on(flow))
+				action = TC_ACT_SHOT;
+			else if (p->tcp.syn)
 				action = client_release(skb, p, flow);
 			else if (flow->splice.state == PH_FLOW_KILLED)
 				action = client_reset(skb, p);
@@ -263,7 +268,8 @@ int steer_nic(struct __sk_buff *skb)
 	int action;
 	__u32 slot;
 
-	if (!s || !steer || !steer->slots)
+	/* A tag would go along into the tunnel, and answers without one. The VLAN's own device has no tags. */
+	if (!s || !steer || !steer->slots || skb->vlan_present)
 		return TC_ACT_UNSPEC;
 	p = &s->packet;
 	kind = packet_read(skb, ETH_HLEN, p);
@@ -352,6 +358,8 @@ __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 			    bpf_ntohl(p->tcp.ack_seq) - splice.seq_to_cvm, splice.cvm_scale);
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
 		splice_end(slot, splice.generation, news, 1);
+	if (splice.state == PH_FLOW_ENDED)
+		splice_recount(slot, splice.generation);
 	change = splice_towards_client(&splice);
 	if (splice_rewrite(skb, p, &change)) {
 		count(PH_REASON_DROPPED_MALFORMED);

@@ -208,7 +208,8 @@ struct ph_flow_way {
 	__u32 fin;			/* end behind its FIN, if has_fin */
 	__u32 has_fin;
 	__u32 first_time;		/* the CVM's: TSval of its SYN-ACK, all that can be echoed before it says more */
-	__u32 reserved[4];
+	__u64 told_packets;		/* what of it is in ph_load already */
+	__u64 told_bytes;
 };
 
 /* Where a flow is counted, until it is over. */
@@ -412,6 +413,7 @@ PH_ABI_SIZE(ph_splice, 64);
 PH_ABI_AT(ph_splice, key, 12);
 PH_ABI_AT(ph_splice, seq_to_cvm, 36);
 PH_ABI_SIZE(ph_flow_way, 64);
+PH_ABI_AT(ph_flow_way, told_packets, 48);
 PH_ABI_SIZE(ph_flow, 256);
 PH_ABI_AT(ph_flow, begun_ns, 192);
 PH_ABI_AT(ph_flow, lock, 208);
