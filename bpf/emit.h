@@ -35,7 +35,7 @@ struct scratch {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, struct scratch);
 } steer_scratch SEC(".maps");
@@ -53,6 +53,14 @@ static __always_inline struct scratch *scratch_get(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&steer_scratch, &zero);
+}
+
+/* For what phalad runs: BPF_PROG_TEST_RUN does not keep softirqs off on every kernel, and a packet may come in between. */
+static __always_inline struct scratch *scratch_of_manager(void)
+{
+	__u32 one = 1;
+
+	return bpf_map_lookup_elem(&steer_scratch, &one);
 }
 
 /* Into the tunnel. The mark is for guard. */

@@ -15,6 +15,7 @@
 #define ICMP_FRAG_NEEDED 4
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
+#define ICMP_MTU_LEAST 576		/* what every host takes (RFC 791, section 3.1) */
 #define ICMP_QUOTE 28			/* IP header and 8 bytes */
 
 /* The part of a message that is looked at and changed. */

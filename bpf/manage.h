@@ -15,7 +15,7 @@ __separate int kill_tell_client(struct __sk_buff *skb, __u32 slot)
 {
 	struct ph_flow *flow = flow_at(slot);
 	__be16 protocol = bpf_htons(ETH_P_IP);
-	struct scratch *s = scratch_get();
+	struct scratch *s = scratch_of_manager();
 	const struct ph_client_key *key;
 
 	if (!flow || !s)
@@ -32,7 +32,7 @@ __separate int kill_tell_client(struct __sk_buff *skb, __u32 slot)
 __separate int kill_tell_cvm(struct __sk_buff *skb, __u32 slot)
 {
 	struct ph_flow *flow = flow_at(slot);
-	struct scratch *s = scratch_get();
+	struct scratch *s = scratch_of_manager();
 	const struct ph_splice *splice;
 
 	if (!flow || !s)

@@ -426,6 +426,9 @@ __separate int cvm_icmp(struct __sk_buff *skb, struct packet *p)
 		return cvm_refuse(skb, PH_GUARD_UNCALLED);
 	if (flow_snapshot(flow, &splice) || !flow_is_of(&splice, e.quoted.daddr, e.to_port))
 		return NOT_SPLICED;
+	/* The client takes it for the path to the gateway, and so for other tenants' connections too: none below what is sane. */
+	if (e.icmp.type == ICMP_DEST_UNREACH && e.icmp.code == ICMP_FRAG_NEEDED && bpf_ntohs(e.icmp.un.frag.mtu) < ICMP_MTU_LEAST)
+		return TC_ACT_SHOT;
 	if (p->ip.ttl <= 1 ||
 	    icmp_rewrite(skb, p, &e, splice.key.gateway, splice.key.client, splice.key.client, splice.key.gateway,
 			 splice.key.client_port, splice.key.gateway_port, -splice.seq_to_cvm))

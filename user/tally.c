@@ -120,6 +120,7 @@ int ph_tally_source(struct ph_tally *tally, const struct in6_addr *client, uint3
 {
 	struct ph_relayed_key key = { .kind = PH_RELAYED_SOURCE };
 
-	memcpy(key.id, client, sizeof(*client));
+	/* Of IPv6 the /64: who has one address of it has them all (RFC 7934, section 6). */
+	memcpy(key.id, client, IN6_IS_ADDR_V4MAPPED(client) ? sizeof(*client) : sizeof(*client) / 2);
 	return add(tally, &key, limit, ret_entry);
 }

@@ -304,7 +304,7 @@ enum ph_relayed_kind {
 struct ph_relayed_key {
 	__u32 worker;
 	__u32 kind;			/* enum ph_relayed_kind */
-	char id[PH_ID_SIZE];		/* app-id, or 16 bytes of IPv6 address (IPv4: mapped), zero padded */
+	char id[PH_ID_SIZE];		/* app-id, or 16 bytes of IPv6 address (IPv4: mapped; IPv6: the /64), zero padded */
 };
 
 /* Why steer left a client's connection to a worker: for the worker to tell, the last ones only. */
