@@ -400,6 +400,8 @@ static __always_inline enum ph_gate_reason judge_wireguard(const struct frame *f
 
 	if (p->len < UDP_HLEN)
 		return PH_GATE_BAD_LENGTH;
+	if (p->part == PART_FIRST && p->len < UDP_HLEN + sizeof(type))
+		return PH_GATE_FRAGMENT;
 	if (p->len < UDP_HLEN + sizeof(type) || frame_read(f, p->at + UDP_HLEN, &type) ||
 	    type != bpf_htonl(WG_INITIATION))
 		return GATE_PASS;
