@@ -198,15 +198,21 @@ static __always_inline int is_same(const struct ph_address *a, const struct ph_a
 		 (a->words[3] ^ b->words[3]));
 }
 
-/* The longest prefix of @source in a list that has not expired. */
+static __always_inline int is_v4_inside(const struct ph_address *address)
+{
+	return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
+}
+
+/* The longest prefix of @source in a list that has not expired. One of IPv6's holds no IPv4, also if it is ::/0. */
 static __always_inline int is_listed(void *list, const struct ph_address *source, __u64 now_ns, __u64 *ret_until_ns)
 {
 	struct ph_prefix key = { .bits = 128, .address = *source };
+	__u32 least = is_v4_inside(source) ? PH_ADDRESS_V4_BITS : 0;
 	const struct ph_listed *row;
 
 	for (int i = 0; i < PH_GATE_EXPIRED_MAX; i++) {
 		row = bpf_map_lookup_elem(list, &key);
-		if (!row)
+		if (!row || row->bits < least)
 			return 0;
 		if (!row->until_ns || row->until_ns > now_ns) {
 			*ret_until_ns = row->until_ns;
