@@ -14,6 +14,7 @@
 
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
+#define VLAN_VID 0x0fff
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -123,7 +124,10 @@ int gate_generic(struct xdp_md *xdp)
 	return judge_xdp(xdp);
 }
 
-/* A tag that the NIC took off makes it another device's packet. */
+/*
+ * A tag that was taken off makes it another device's packet. One that names no VLAN (VID 0: IEEE 802.1Q, a priority) does
+ * not: the stack forgets it, and would take from there what is denied here.
+ */
 SEC("tc")
 int gate_tc(struct __sk_buff *skb)
 {
@@ -134,7 +138,7 @@ int gate_tc(struct __sk_buff *skb)
 	enum ph_gate_reason reason;
 	struct packet p = { 0 };
 
-	if (skb->vlan_present)
+	if (skb->vlan_present && skb->vlan_tci & VLAN_VID)
 		return TC_ACT_UNSPEC;
 	reason = look(&f, &p);
 	if (reason == PH_GATE_CHALLENGED)
