@@ -9,7 +9,7 @@ from lab import tls
 from lab.lab import CLIENT, DOMAIN, GATEWAY, GATEWAY6, wait_until
 from rows import LIMIT, Topic, accept, equal, expect, passthrough_pair, read_exactly, standard_pair
 
-ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
+ETH_P_IP, ETH_P_IPV6, ETH_P_8021Q = 0x0800, 0x86dd, 0x8100
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 OTHER_PORT = 2222
 MODES = ("tc", "generic", "native")
@@ -137,7 +137,7 @@ class Raw:
     def __exit__(self, *_):
         self.sock.close()
 
-    def tcp(self, flags=SYN, source=CLIENT, port=443, total=0, fragment=0, doff=5, source_port=4000, payload=b""):
+    def tcp(self, flags=SYN, source=CLIENT, port=443, total=0, fragment=0, doff=5, source_port=4000, payload=b"", tag=None):
         tcp = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, doff << 4, flags, 1000, 0, 0) + payload
         ends = socket.inet_aton(source) + socket.inet_aton(GATEWAY)
         padded = tcp + b"\0" * (len(tcp) % 2)
@@ -145,7 +145,8 @@ class Raw:
         tcp = tcp[:16] + struct.pack("!H", sum_of) + tcp[18:]
         ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp) + total, 1, fragment, 64, 6, 0) + ends
         ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
-        self.sock.send(self.ethernet + struct.pack("!H", ETH_P_IP) + ip + tcp)
+        vlan = b"" if tag is None else struct.pack("!HH", ETH_P_8021Q, tag)
+        self.sock.send(self.ethernet + vlan + struct.pack("!H", ETH_P_IP) + ip + tcp)
 
 
 BAD = (
@@ -275,6 +276,18 @@ for mode in MODES:
         lab.connect_client()
         wait_until(lambda: attached(lab) == {mode}, 10, "the gate is on it again")
         wait_until(lambda: is_open(lab), 10, "it is open")
+
+
+@topic.row("tc: a tag that names no VLAN is no way past it, and one that does is another device's", only="native")
+def _(lab):
+    in_mode(lab, "tc")
+    with Raw(lab) as raw:
+        with counted(lab, "bad-flags"):
+            raw.tcp(flags=0, tag=0)
+        with counted(lab, "bad-flags"):
+            raw.tcp(flags=0, tag=7)
+            raw.tcp(flags=0, tag=7 << 13)           # a priority
+        expect(is_open(lab), "a connection")
 
 
 @topic.row("expiry: the kernel keeps to it without phalad, and phalad takes it off the list", only="native")

@@ -446,6 +446,8 @@ static const struct {
 	{ "no room for a UDP header", { .protocol = IPPROTO_UDP, .total_off = -1 }, PH_GATE_BAD_LENGTH },
 	{ "a first fragment", { .payload = DATA, .flags = ACK, .fragment = MF }, PH_GATE_FRAGMENT },
 	{ "a first fragment with no more than ports", { .fragment = MF, .total_off = -16 }, PH_GATE_FRAGMENT },
+	{ "a first fragment of WireGuard's that has no type", { .protocol = IPPROTO_UDP, .fragment = MF }, PH_GATE_FRAGMENT },
+	{ "the same, IPv6", { TO6, .protocol = IPPROTO_UDP, .fragment = 0x0001 }, PH_GATE_FRAGMENT },
 	{ "a first fragment, IPv6", { TO6, .fragment = 0x0001 }, PH_GATE_FRAGMENT },
 	{ "a fragment that begins in TCP's header", { .fragment = 1 }, PH_GATE_FRAGMENT },
 	{ "a fragment that begins in TCP's last options", { .fragment = MF | 2 }, PH_GATE_FRAGMENT },
@@ -498,7 +500,8 @@ static void test_lists(enum entry entry)
 	expect(entry, "all of IPv4 denied: IPv6", &syn6, PH_GATE_CONNECTION);
 	unlist_all();
 	list(deny, "::", 0, 0);
-	expect(entry, "all of IPv6 denied, which IPv4 is kept inside", &syn, PH_GATE_DENIED);
+	expect(entry, "all of IPv6 denied", &syn6, PH_GATE_DENIED);
+	expect(entry, "all of IPv6 denied: IPv4, though it is kept inside", &syn, PH_GATE_CONNECTION);
 	unlist_all();
 
 	list(deny, CLIENT4, 32, now + hour);
