@@ -438,8 +438,12 @@ static __always_inline enum ph_gate_reason judge(const struct frame *f, struct p
 	} else if (type != bpf_htons(ETH_P_IPV6) || packet_read_v6(f, p)) {
 		return GATE_PASS;
 	}
-	if (p->is_endless)
+	if (p->is_endless) {			/* TCP or UDP: nobody knows */
+		if (is_target(p, 0))
+			return PH_GATE_HEADERS;
+		p->protocol = IPPROTO_UDP;
 		return is_target(p, 0) ? PH_GATE_HEADERS : GATE_PASS;
+	}
 	if (p->part == PART_EARLY)
 		return is_target(p, 0) ? PH_GATE_FRAGMENT : GATE_PASS;
 	if (p->is_broken || p->len < sizeof(p->ports) || frame_read(f, p->at, &p->ports))

@@ -148,8 +148,11 @@ static void collect_local(const struct ph_config *config, const struct sockaddr 
 		collect(all, &address, port, IPPROTO_TCP);
 		collect(all, &address, 0, IPPROTO_TCP);
 	}
-	if (config->tunnel.type == PH_TUNNEL_WIREGUARD)
-		collect(all, &address, htons(config->tunnel.listen_port), IPPROTO_UDP);
+	if (config->tunnel.type != PH_TUNNEL_WIREGUARD)
+		return;
+	collect(all, &address, htons(config->tunnel.listen_port), IPPROTO_UDP);
+	if (local->sa_family == AF_INET6)	/* behind more headers than are looked at, no port can be told */
+		collect(all, &address, 0, IPPROTO_UDP);
 }
 
 /* Return: 0 or -errno. */

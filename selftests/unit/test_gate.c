@@ -31,6 +31,7 @@
 
 #define OURS4 "192.0.2.1"
 #define OURS6 "2001:db8::1"
+#define TUNNEL6 "2001:db8::3"			/* nobody listens there but WireGuard */
 #define CLIENT4 "198.51.100.7"
 #define CLIENT6 "2001:db8:7::7"
 #define PORT 443
@@ -308,6 +309,8 @@ static void set_world(void)
 		set_target(addresses[i], 0, IPPROTO_TCP);
 		set_target(addresses[i], TUNNEL_PORT, IPPROTO_UDP);
 	}
+	set_target(TUNNEL6, TUNNEL_PORT, IPPROTO_UDP);
+	set_target(TUNNEL6, 0, IPPROTO_UDP);
 	memset(&config->source4, 0xff, sizeof(config->source4));
 	memset(&config->source6, 0xff, 8);
 }
@@ -392,6 +395,7 @@ static const struct {
 	{ "another port, IPv6", { TO6, .to_port = 22, .flags = SYN | RST }, NOTHING },
 	{ "another address", { .to = "192.0.2.2", .flags = SYN | FIN }, NOTHING },
 	{ "another address, IPv6", { .to = "2001:db8::2", .flags = SYN | FIN }, NOTHING },
+	{ "another address, one IPv6 header more than there may be", { .to = "2001:db8::2", .options = 7 }, NOTHING },
 	{ "another address, a first fragment", { .to = "192.0.2.2", .fragment = MF }, NOTHING },
 	{ "another address, a length that is wrong", { .to = "192.0.2.2", .total_off = 1000 }, NOTHING },
 	{ "another port, a first fragment", { .to_port = 22, .fragment = MF }, NOTHING },
@@ -453,6 +457,8 @@ static const struct {
 	{ "a fragment that begins in TCP's last options", { .fragment = MF | 2 }, PH_GATE_FRAGMENT },
 	{ "a fragment that begins in TCP's header, IPv6", { TO6, .fragment = 0x0008 }, PH_GATE_FRAGMENT },
 	{ "one IPv6 header more than there may be", { TO6, .options = 7 }, PH_GATE_HEADERS },
+	{ "the same before an initiation, where only WireGuard is",
+	  { .to = TUNNEL6, .options = 7, .protocol = IPPROTO_UDP, .payload = INITIATION }, PH_GATE_HEADERS },
 };
 
 static void test_frames(enum entry entry)
