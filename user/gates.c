@@ -18,6 +18,7 @@
 #include "link.h"
 #include "lists.h"
 #include "log.h"
+#include "nics.h"
 
 #define TROUBLE_SIZE 512
 #define NS_PER_S 1000000000ULL
@@ -37,6 +38,7 @@ struct ph_gates {
 	struct ph_link *link;
 	struct ph_gating *gating;		/* NULL until it is loaded */
 	bool hopeless;				/* the kernel would not have it */
+	bool swept;				/* the gate is nowhere else than on these devices */
 	bool lists_due;				/* not made equal to their files yet */
 	struct place places[PH_NICS_MAX];
 	uint32_t place_count;
@@ -333,11 +335,29 @@ static void take_off(struct ph_gates *gates)
 	}
 }
 
+static void take_off_other(const char *name, uint32_t ifindex, void *arg)
+{
+	const char *bpf_dir = ((const struct ph_gates *)arg)->config->bpf_dir;
+	enum ph_gate_mode is;
+	int err;
+
+	if (ph_gate_attached(bpf_dir, ifindex, &is) || is == PH_GATE_OFF)
+		return;
+	err = ph_gate_detach(bpf_dir, ifindex);
+	if (err)
+		ph_log(PH_LOG_WARNING, "gate: %s, which is no longer a Nic: %s", name, strerror(-err));
+	else
+		ph_log(PH_LOG_INFO, "gate: off %s, which is no longer a Nic", name);
+}
+
 void ph_gates_ensure(struct ph_gates *gates)
 {
 	char trouble[TROUBLE_SIZE] = "";
 	int err = 0;
 
+	if (!gates->swept)
+		ph_nics_each_other(gates->config, take_off_other, gates);
+	gates->swept = true;
 	if (!gates->place_count || gates->hopeless)
 		return;
 	if (gates->config->gate.mode == PH_GATE_OFF) {

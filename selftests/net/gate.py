@@ -379,6 +379,25 @@ def _(lab):
         lab.gateway.ip("link del d0\n")
 
 
+@topic.row("a device that is no longer a Nic: neither gate nor steer stays on it", only="native", seconds=60)
+def _(lab):
+    filters = lambda device: lab.gateway.run(["tc", "filter", "show", "dev", device, "ingress"]).stdout
+    lab.gateway.ip("link add d0 type bridge\nlink set d0 up\n")
+    try:
+        for mode in ("tc", "generic"):
+            lab.restart(Gateway={"Nic": ["n0", "d0"], "Gate": mode})
+            wait_until(lambda: "steer_nic" in filters("d0") and attached(lab, "d0") == {mode}, 5, f"both are on d0, with {mode}")
+            lab.restart(**gate(Gate=mode))
+            wait_until(lambda: "steer_nic" not in filters("d0") and not attached(lab, "d0"), 5, f"neither is, after {mode}")
+            expect("steer_nic" in filters("n0") and attached(lab) == {mode}, "n0 has both")
+            expect("steer_tunnel" in filters("t0") or "steer_tunnel" in filters("wg0"), "so has the tunnel its own")
+        lab.restart(Gateway={"Nic": None})
+        wait_until(lambda: "steer_nic" not in filters("n0") and not attached(lab), 5, "without any Nic neither is on n0")
+        expect(is_open(lab), "a connection")
+    finally:
+        lab.gateway.ip("link del d0\n")
+
+
 @topic.row("a wildcard: addresses that come later are watched too, and no longer once they go", only="native")
 def _(lab):
     targets = lambda: {(row["address"], row["port"]) for row in lab.json("map", "dump", "gate_targets")}
