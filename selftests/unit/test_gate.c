@@ -664,7 +664,7 @@ static bool is_challenge(const uint8_t *frame, const uint8_t *tcp, size_t len)
 
 	return answer_len <= len && !memcmp(answer, frame + 6, 6) && !memcmp(answer + 6, frame, 6) &&
 	       !memcmp(ip + at, frame + 14 + at + address, address) && !memcmp(ip + at + address, frame + 14 + at, address) &&
-	       (v6 || fold(sum_bytes(ip, 20)) == 0xffff) && !memcmp(to, tcp + 2, 2) && !memcmp(to + 2, tcp, 2) &&
+	       ip[v6 ? 7 : 8] == 64 && (v6 || fold(sum_bytes(ip, 20)) == 0xffff) && !memcmp(to, tcp + 2, 2) && !memcmp(to + 2, tcp, 2) &&
 	       (to[13] & 0x3f) == (SYN | ACK) && sum_tcp(ip, to, tcp_len) == 0xffff &&
 	       (v6 ? ip[4] << 8 | ip[5] : (ip[2] << 8 | ip[3]) - 20) == (int)tcp_len;
 }
@@ -698,6 +698,7 @@ static void test_challenge(enum entry entry)
 		len = write_frame(&syn, frame);
 		tcp = frame + 14 + (syn.to ? 40 : 20);
 		memcpy(frame, "\2\0\0\0\0\1\2\0\0\0\0\2", 12);
+		frame[14 + (syn.to ? 7 : 8)] = 9;	/* hops left */
 		put16(tcp + 16, ~sum_tcp(frame + 14, tcp, len - (tcp - frame)));
 		if (!syn.to)
 			put16(frame + 24, ~fold(sum_bytes(frame + 14, 20)));
