@@ -17,6 +17,9 @@
 #define COOKIE_SLICE 33			/* of nanoseconds, in bits: 8.6 s; a cookie is good for one to two of them */
 #define IPV6_HLEN 40
 #define IP_TTL_SENT 64
+#define IP_TTL_AT (ETH_HLEN + 8)	/* and the protocol behind it */
+#define IP_CHECK_AT (ETH_HLEN + 10)
+#define IPV6_HOPS_AT (ETH_HLEN + 7)
 
 /* RFC 9293, section 3.1. Not the kernel's: its flags are one bit each, and newer kernels have one more. */
 struct tcp_plain {
@@ -143,6 +146,19 @@ static __always_inline int answer_xdp(struct xdp_md *xdp, const struct packet *p
 	return XDP_TX;
 }
 
+/* Not what the client's had left: it may be too little for the way back. */
+static __always_inline int renew_ttl(struct __sk_buff *skb, __u32 is_v6)
+{
+	__be16 was, is = bpf_htons(IP_TTL_SENT << 8 | IPPROTO_TCP);
+	__u8 hops = IP_TTL_SENT;
+
+	if (is_v6)
+		return bpf_skb_store_bytes(skb, IPV6_HOPS_AT, &hops, sizeof(hops), 0);
+	return bpf_skb_load_bytes(skb, IP_TTL_AT, &was, sizeof(was)) ||
+	       bpf_l3_csum_replace(skb, IP_CHECK_AT, was, is, sizeof(is)) ||
+	       bpf_skb_store_bytes(skb, IP_TTL_AT, &is, sizeof(is), 0);
+}
+
 /*
  * The checksum may be whole or the pseudo-header's only, which cannot be asked: it is changed by differences, and so the
  * SYN's own options stay. Addresses and ports change places, which no sum sees.
@@ -161,7 +177,7 @@ static __always_inline int answer_tc(struct __sk_buff *skb, const struct packet 
 		return TC_ACT_SHOT;
 	swap_macs(macs);
 	flags = (tcp.flags & bpf_htons(TCP_PLAIN_LENGTH)) | bpf_htons(TCP_PLAIN_SYN_ACK);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) ||
+	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) || renew_ttl(skb, p->is_v6) ||
 	    (p->is_v6 ? bpf_skb_store_bytes(skb, ETH_HLEN + 8, &p->target, 16, 0) ||
 			bpf_skb_store_bytes(skb, ETH_HLEN + 24, &p->source, 16, 0) :
 			bpf_skb_store_bytes(skb, ETH_HLEN + 12, addresses, sizeof(addresses), 0)) ||

@@ -14,6 +14,8 @@
 
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
+#define PACKET_OTHERHOST 3
+#define VLAN_VID 0x0fff
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -123,7 +125,11 @@ int gate_generic(struct xdp_md *xdp)
 	return judge_xdp(xdp);
 }
 
-/* A tag that the NIC took off makes it another device's packet. */
+/*
+ * A tag that was taken off makes it another device's packet. One that names no VLAN (VID 0: IEEE 802.1Q, a priority) does
+ * not: the stack forgets it, and would take from there what is denied here. A frame for another MAC, which a NIC in
+ * promiscuous mode hands up, is nobody's here: the stack drops it, and no answer is due.
+ */
 SEC("tc")
 int gate_tc(struct __sk_buff *skb)
 {
@@ -134,7 +140,7 @@ int gate_tc(struct __sk_buff *skb)
 	enum ph_gate_reason reason;
 	struct packet p = { 0 };
 
-	if (skb->vlan_present)
+	if (skb->pkt_type == PACKET_OTHERHOST || (skb->vlan_present && skb->vlan_tci & VLAN_VID))
 		return TC_ACT_UNSPEC;
 	reason = look(&f, &p);
 	if (reason == PH_GATE_CHALLENGED)

@@ -198,15 +198,21 @@ static __always_inline int is_same(const struct ph_address *a, const struct ph_a
 		 (a->words[3] ^ b->words[3]));
 }
 
-/* The longest prefix of @source in a list that has not expired. */
+static __always_inline int is_v4_inside(const struct ph_address *address)
+{
+	return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
+}
+
+/* The longest prefix of @source in a list that has not expired. One of IPv6's holds no IPv4, also if it is ::/0. */
 static __always_inline int is_listed(void *list, const struct ph_address *source, __u64 now_ns, __u64 *ret_until_ns)
 {
 	struct ph_prefix key = { .bits = 128, .address = *source };
+	__u32 least = is_v4_inside(source) ? PH_ADDRESS_V4_BITS : 0;
 	const struct ph_listed *row;
 
 	for (int i = 0; i < PH_GATE_EXPIRED_MAX; i++) {
 		row = bpf_map_lookup_elem(list, &key);
-		if (!row)
+		if (!row || row->bits < least)
 			return 0;
 		if (!row->until_ns || row->until_ns > now_ns) {
 			*ret_until_ns = row->until_ns;
@@ -400,6 +406,8 @@ static __always_inline enum ph_gate_reason judge_wireguard(const struct frame *f
 
 	if (p->len < UDP_HLEN)
 		return PH_GATE_BAD_LENGTH;
+	if (p->part == PART_FIRST && p->len < UDP_HLEN + sizeof(type))
+		return PH_GATE_FRAGMENT;
 	if (p->len < UDP_HLEN + sizeof(type) || frame_read(f, p->at + UDP_HLEN, &type) ||
 	    type != bpf_htonl(WG_INITIATION))
 		return GATE_PASS;
@@ -430,8 +438,12 @@ static __always_inline enum ph_gate_reason judge(const struct frame *f, struct p
 	} else if (type != bpf_htons(ETH_P_IPV6) || packet_read_v6(f, p)) {
 		return GATE_PASS;
 	}
-	if (p->is_endless)
+	if (p->is_endless) {			/* TCP or UDP: nobody knows */
+		if (is_target(p, 0))
+			return PH_GATE_HEADERS;
+		p->protocol = IPPROTO_UDP;
 		return is_target(p, 0) ? PH_GATE_HEADERS : GATE_PASS;
+	}
 	if (p->part == PART_EARLY)
 		return is_target(p, 0) ? PH_GATE_FRAGMENT : GATE_PASS;
 	if (p->is_broken || p->len < sizeof(p->ports) || frame_read(f, p->at, &p->ports))

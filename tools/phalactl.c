@@ -365,7 +365,8 @@ static int no_verb(char **word, int count)
 
 /*
  * Where socket and maps are: the options, else the configuration, else its defaults. A configuration that is asked for
- * must be right; one that merely lies at the usual place must not keep anybody from looking around.
+ * must be right; one that merely lies at the usual place must not keep anybody from looking around. It is read in any
+ * case: no option says where the lists are.
  */
 static int resolve(struct ph_ctl *ctl, const char *const values[OPTION_COUNT])
 {
@@ -376,11 +377,12 @@ static int resolve(struct ph_ctl *ctl, const char *const values[OPTION_COUNT])
 	char error[512];
 	int len = 0;
 
-	if (values[OPTION_CONFIG] || ((!socket_path || !bpf_dir) && !access(path, F_OK))) {
+	if (values[OPTION_CONFIG] || !access(path, F_OK)) {
 		if (ph_config_load(path, &config, error, sizeof(error))) {
 			if (values[OPTION_CONFIG])
 				return ph_ctl_fail("%s", error);
 			ph_ctl_say("%s; going on with the defaults", error);
+			ctl->guessed = true;
 		}
 	}
 	if (config)

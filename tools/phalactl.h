@@ -29,6 +29,7 @@ struct ph_ctl {
 	char socket_path[PATH_MAX];		/* the manager's */
 	char bpf_dir[PATH_MAX];			/* where the maps are pinned */
 	char state_dir[PATH_MAX];		/* where the gate's lists are */
+	bool guessed;				/* these may be others: the configuration cannot be read */
 	const char *object;			/* of the verb */
 	char run_dir[PATH_MAX];			/* of the socket; workers' ledgers are beside it */
 	bool json;

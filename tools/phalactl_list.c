@@ -64,6 +64,13 @@ static void print_result(const struct ph_ctl *ctl, const struct ph_lists_result 
 			   ctl->bpf_dir);
 }
 
+/* What another list holds would take the place of what the kernel enforces. Return: an enum ph_ctl_status. */
+static int check_place(const struct ph_ctl *ctl)
+{
+	return ctl->guessed ? ph_ctl_fail("without its configuration the lists may be others than phalad's; nothing is "
+					  "changed") : PH_CTL_DONE;
+}
+
 static int add(const struct ph_ctl *ctl, struct ph_prefix_list *list)
 {
 	struct ph_lists_place place = place_of(ctl);
@@ -71,6 +78,8 @@ static int add(const struct ph_ctl *ctl, struct ph_prefix_list *list)
 	char error[ERROR_SIZE];
 	int err;
 
+	if (check_place(ctl))
+		return PH_CTL_FAILED;
 	for (size_t i = 0; i < list->count; i++) {
 		if (ctl->for_ms && !list->rows[i].until_s)
 			list->rows[i].until_s = end_of(ctl);
@@ -106,6 +115,8 @@ int ph_ctl_list_remove(const struct ph_ctl *ctl)
 
 	if (ph_prefix_read(ctl->operand, &row.prefix, error, sizeof(error)))
 		return ph_ctl_fail("%s", error);
+	if (check_place(ctl))
+		return PH_CTL_FAILED;
 	err = ph_lists_remove(&place, kind_of(ctl), &list, &result, error, sizeof(error));
 	if (err)
 		return fail(error, err);

@@ -70,7 +70,7 @@ struct frame {
 /* A request that was refused: the CVM does not know it. Stream 0: none. */
 struct refusal {
 	uint32_t stream;
-	bool is_whole;				/* the client will send no more of it */
+	bool is_whole;				/* the client sends no more of it */
 	bool is_told;
 };
 
@@ -159,12 +159,23 @@ static bool is_refused(const struct ph_authority *authority, uint32_t stream)
 	return false;
 }
 
-/* The oldest refusal is forgotten for it: the client has closed that stream, whatever either side still sends. */
+/* The client has ended or reset that stream. */
+static void end_request(struct ph_authority *authority, uint32_t stream)
+{
+	for (uint32_t i = 0; stream && i < PH_H2_REFUSED_MAX; i++)
+		if (authority->refusals[i].stream == stream)
+			authority->refusals[i].is_whole = true;
+}
+
+/*
+ * The oldest refusal is forgotten for it, if the client knows of it and has closed that stream. Of one that is open
+ * there may be more on its way, which the CVM is not to see, so there the connection ends.
+ */
 static enum ph_reason refuse(struct ph_authority *authority, const struct frame *request)
 {
 	struct refusal *refusal = &authority->refusals[authority->refused % PH_H2_REFUSED_MAX];
 
-	if (refusal->stream && !refusal->is_told)
+	if (refusal->stream && !(refusal->is_told && refusal->is_whole))
 		return PH_REASON_MISDIRECTED;
 	++*authority->count;
 	*refusal = (struct refusal){ .stream = request->stream, .is_whole = request->flags & FLAG_END_STREAM };
@@ -251,6 +262,8 @@ static enum ph_reason begin_block(struct ph_authority *authority)
 	authority->block = *frame;
 	authority->in_block = true;
 	authority->headers.is_unwanted = is_refused(authority, frame->stream);
+	if (frame->flags & FLAG_END_STREAM)
+		end_request(authority, frame->stream);
 	authority->padding = 0;
 	if (prefix_len(frame))
 		enter(authority, STATE_PREFIX, frame->len);
@@ -285,6 +298,8 @@ static enum ph_reason step_head(struct ph_authority *authority, struct input *in
 			return PH_REASON_H2_MALFORMED;
 		authority->credit += frame->len;
 	}
+	if (frame->type == TYPE_RST_STREAM || (frame->type == TYPE_DATA && frame->flags & FLAG_END_STREAM))
+		end_request(authority, frame->stream);
 	enter(authority, STATE_SKIP, frame->len);
 	return GOING_ON;
 }

@@ -379,7 +379,12 @@ static int attach_xdp(struct ph_gating *gating, uint32_t ifindex, enum ph_gate_m
 		return err;
 	if (is != PH_GATE_OFF)			/* a device has one of the two ways at a time */
 		err = detach_xdp(gating->bpf_dir, ifindex);
-	return err ? err : create_link(gating, ifindex, mode);
+	if (err)
+		return err;
+	err = create_link(gating, ifindex, mode);
+	if (err && is != PH_GATE_OFF)		/* what there was is better than nothing */
+		create_link(gating, ifindex, is);
+	return err;
 }
 
 static void explain(int err, uint32_t ifindex, enum ph_gate_mode mode, char *error, size_t error_size)

@@ -18,6 +18,7 @@
 #include "link.h"
 #include "lists.h"
 #include "log.h"
+#include "nics.h"
 
 #define TROUBLE_SIZE 512
 #define NS_PER_S 1000000000ULL
@@ -37,6 +38,7 @@ struct ph_gates {
 	struct ph_link *link;
 	struct ph_gating *gating;		/* NULL until it is loaded */
 	bool hopeless;				/* the kernel would not have it */
+	bool swept;				/* the gate is nowhere else than on these devices */
 	bool lists_due;				/* not made equal to their files yet */
 	struct place places[PH_NICS_MAX];
 	uint32_t place_count;
@@ -148,8 +150,11 @@ static void collect_local(const struct ph_config *config, const struct sockaddr 
 		collect(all, &address, port, IPPROTO_TCP);
 		collect(all, &address, 0, IPPROTO_TCP);
 	}
-	if (config->tunnel.type == PH_TUNNEL_WIREGUARD)
-		collect(all, &address, htons(config->tunnel.listen_port), IPPROTO_UDP);
+	if (config->tunnel.type != PH_TUNNEL_WIREGUARD)
+		return;
+	collect(all, &address, htons(config->tunnel.listen_port), IPPROTO_UDP);
+	if (local->sa_family == AF_INET6)	/* behind more headers than are looked at, no port can be told */
+		collect(all, &address, 0, IPPROTO_UDP);
 }
 
 /* Return: 0 or -errno. */
@@ -330,11 +335,29 @@ static void take_off(struct ph_gates *gates)
 	}
 }
 
+static void take_off_other(const char *name, uint32_t ifindex, void *arg)
+{
+	const char *bpf_dir = ((const struct ph_gates *)arg)->config->bpf_dir;
+	enum ph_gate_mode is;
+	int err;
+
+	if (ph_gate_attached(bpf_dir, ifindex, &is) || is == PH_GATE_OFF)
+		return;
+	err = ph_gate_detach(bpf_dir, ifindex);
+	if (err)
+		ph_log(PH_LOG_WARNING, "gate: %s, which is no longer a Nic: %s", name, strerror(-err));
+	else
+		ph_log(PH_LOG_INFO, "gate: off %s, which is no longer a Nic", name);
+}
+
 void ph_gates_ensure(struct ph_gates *gates)
 {
 	char trouble[TROUBLE_SIZE] = "";
 	int err = 0;
 
+	if (!gates->swept)
+		ph_nics_each_other(gates->config, take_off_other, gates);
+	gates->swept = true;
 	if (!gates->place_count || gates->hopeless)
 		return;
 	if (gates->config->gate.mode == PH_GATE_OFF) {

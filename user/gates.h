@@ -16,7 +16,10 @@ int ph_gates_new(const struct ph_config *config, struct ph_gates **ret_gates);
 /* What is attached stays, and goes on. */
 void ph_gates_free(struct ph_gates *gates);
 
-/* At the start, once a second, and when devices come or go. Without a Nic, does nothing. */
+/*
+ * At the start, once a second, and when devices come or go. The first time, takes the gate off where an
+ * earlier configuration had it; without a Nic, does nothing else.
+ */
 void ph_gates_ensure(struct ph_gates *gates);
 
 #endif

@@ -48,6 +48,12 @@ static bool is_same(const struct sockaddr_storage *a, const struct sockaddr_stor
 	return a4->sin_port == b4->sin_port && a4->sin_addr.s_addr == b4->sin_addr.s_addr;
 }
 
+static bool is_any6(const struct sockaddr_storage *address)
+{
+	return address->ss_family == AF_INET6 &&
+	       IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
+}
+
 static void raise_somaxconn(void)
 {
 	char text[16] = "";
@@ -102,12 +108,19 @@ static int place_of(int fd, const struct ph_config *config, char *error, size_t 
 	struct sockaddr_storage address = { 0 };
 	socklen_t len = sizeof(address), type_len = sizeof(int);
 	char text[64];
-	int type = 0;
+	int type = 0, v6_only = 1;
 
 	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) || type != SOCK_STREAM ||
 	    getsockname(fd, (struct sockaddr *)&address, &len) ||
 	    (address.ss_family != AF_INET && address.ss_family != AF_INET6)) {
 		snprintf(error, error_size, "descriptor %d, handed over by LISTEN_FDS, is no TCP socket", fd);
+		return -EINVAL;
+	}
+	/* IPv4 clients would come in by an address that the gate does not take for a listening one. */
+	len = sizeof(v6_only);
+	if (is_any6(&address) && !getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, &len) && !v6_only) {
+		snprintf(error, error_size, "%s, handed over by LISTEN_FDS, takes IPv4 too: BindIPv6Only=ipv6-only is needed "
+			 "(see phalad.socket)", address_text(&address, text, sizeof(text)));
 		return -EINVAL;
 	}
 	for (uint32_t i = 0; i < config->listen_count; i++) {

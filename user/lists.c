@@ -457,11 +457,17 @@ int ph_lists_remove(const struct ph_lists_place *place, enum ph_list_kind kind, 
 int ph_lists_sync(const struct ph_lists_place *place, bool wait, char *error, size_t error_size)
 {
 	int fd, err = take_lock(place, wait, &fd, error, error_size);
+	char unsaid[PATH_MAX];
 
 	if (err)
 		return err;
-	for (int kind = 0; !err && kind < PH_LISTS; kind++)
-		err = change(place, (enum ph_list_kind)kind, NULL, NULL, NULL, error, error_size);
+	/* A list that cannot be read is no reason to go without the other. */
+	for (int kind = 0; kind < PH_LISTS; kind++) {
+		int one = change(place, (enum ph_list_kind)kind, NULL, NULL, NULL, err ? unsaid : error,
+				 err ? sizeof(unsaid) : error_size);
+
+		err = err ? err : one;
+	}
 	close(fd);
 	return err;
 }

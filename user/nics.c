@@ -5,6 +5,7 @@
 #include "nics.h"
 
 #include <errno.h>
+#include <net/if.h>
 #include <net/if_arp.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -33,6 +34,7 @@ struct ph_nics {
 	uint32_t place_count;
 	struct place tunnel;
 	uint32_t looks;
+	bool swept;				/* steer is nowhere else */
 };
 
 int ph_nics_new(const struct ph_config *config, struct ph_nics **ret_nics)
@@ -154,11 +156,50 @@ static void ensure_nic(struct ph_nics *nics, struct place *place)
 	set_trouble(place, trouble);
 }
 
+static bool is_configured(const struct ph_config *config, const char *name)
+{
+	for (int i = 0; i < PH_NICS_MAX && config->nics[i][0]; i++) {
+		if (!strcmp(config->nics[i], name))
+			return true;
+	}
+	return !strcmp(config->tunnel.interface, name);
+}
+
+void ph_nics_each_other(const struct ph_config *config, void (*visit)(const char *name, uint32_t ifindex, void *arg),
+			void *arg)
+{
+	struct if_nameindex *devices = if_nameindex();
+
+	for (struct if_nameindex *device = devices; device && device->if_index; device++) {
+		if (!is_configured(config, device->if_name))
+			visit(device->if_name, device->if_index, arg);
+	}
+	if (devices)
+		if_freenameindex(devices);
+}
+
+static void take_off(const char *name, uint32_t ifindex, void *arg)
+{
+	int err;
+
+	(void)arg;
+	if (ph_steer_is_attached(ifindex) <= 0)
+		return;
+	err = ph_steer_detach(ifindex);
+	if (err)
+		ph_log(PH_LOG_WARNING, "kernel path: %s, which is no longer a Nic: %s", name, strerror(-err));
+	else
+		ph_log(PH_LOG_INFO, "kernel path: off %s, which is no longer a Nic", name);
+}
+
 void ph_nics_ensure(struct ph_nics *nics, uint32_t tunnel_ifindex)
 {
 	char trouble[TROUBLE_SIZE] = "";
 	int err = 0;
 
+	if (!nics->swept)
+		ph_nics_each_other(nics->config, take_off, NULL);
+	nics->swept = true;
 	if (!nics->place_count)
 		return;
 	if (!tunnel_ifindex) {

@@ -24,9 +24,14 @@ void ph_nics_free(struct ph_nics *nics);
 
 /*
  * Looks at all devices, and puts steer where it is missing: at the start, once a second, and when devices come or go.
+ * The first time, takes it off where an earlier configuration had it.
  * @tunnel_ifindex: the tunnel device in use, 0 while there is none.
  */
 void ph_nics_ensure(struct ph_nics *nics, uint32_t tunnel_ifindex);
+
+/* Calls @visit for each device there is that is neither a Nic of @config nor its tunnel. */
+void ph_nics_each_other(const struct ph_config *config, void (*visit)(const char *name, uint32_t ifindex, void *arg),
+			void *arg);
 
 /* Is @ifindex a device that steer is on? */
 bool ph_nics_has(const struct ph_nics *nics, uint32_t ifindex);

@@ -499,6 +499,51 @@ static void test_many(void)
 	free(in.bytes);
 }
 
+/* As many as are remembered, told, and one more: @end is what the client sends of each before that, or "" for nothing. */
+static enum ph_reason refuse_many_bodies(int type, int flags, const char *end_text)
+{
+	struct h2_bytes in = { 0 };
+	uint8_t said[PH_H2_ROOM_LEAST];
+	enum ph_reason reason;
+	struct run run;
+
+	begin(&run, 16384);
+	ph_authority_answers(run.authority, (const uint8_t *)"\0\0\0\4\0\0\0\0\0", 9);
+	add_script(&in, (struct h2_step[]){ { 0 } });
+	for (uint32_t i = 0; i <= PH_H2_REFUSED_MAX; i++) {
+		h2_add_step(&in, NULL, &(struct h2_step)F(HEADERS, 0, 2 * i + 1, THEIRS));
+		offer(&run, in.bytes, in.len);
+		ph_authority_speak(run.authority, said, sizeof(said));
+		in.len = 0;
+		if (type >= 0)
+			h2_frame(&in, type, flags, 2 * i + 1, end_text, strlen(end_text));
+	}
+	reason = run.reason;
+	end(&run);
+	free(in.bytes);
+	return reason;
+}
+
+static void test_many_bodies(void)
+{
+	static const struct {
+		const char *name;
+		int type, flags;
+		const char *text;
+		enum ph_reason want;
+	} ends[] = {
+		{ "left open", -1, 0, "", PH_REASON_MISDIRECTED },
+		{ "with more to come", DATA, 0, "secret", PH_REASON_MISDIRECTED },
+		{ "ended", DATA, END_STREAM, "secret", ALL_WELL },
+		{ "ended by trailers", HEADERS, END_HEADERS | END_STREAM, "", ALL_WELL },
+		{ "reset", RST_STREAM, 0, "1234", ALL_WELL },
+	};
+
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+		ktap_ok(refuse_many_bodies(ends[i].type, ends[i].flags, ends[i].text) == ends[i].want,
+			"many: one more than %d refused and told, each %s", PH_H2_REFUSED_MAX, ends[i].name);
+}
+
 int main(void)
 {
 	ktap_header();
@@ -510,5 +555,6 @@ int main(void)
 	test_answers();
 	test_speaking();
 	test_many();
+	test_many_bodies();
 	return ktap_end();
 }

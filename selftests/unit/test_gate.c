@@ -31,6 +31,7 @@
 
 #define OURS4 "192.0.2.1"
 #define OURS6 "2001:db8::1"
+#define TUNNEL6 "2001:db8::3"			/* nobody listens there but WireGuard */
 #define CLIENT4 "198.51.100.7"
 #define CLIENT6 "2001:db8:7::7"
 #define PORT 443
@@ -308,6 +309,8 @@ static void set_world(void)
 		set_target(addresses[i], 0, IPPROTO_TCP);
 		set_target(addresses[i], TUNNEL_PORT, IPPROTO_UDP);
 	}
+	set_target(TUNNEL6, TUNNEL_PORT, IPPROTO_UDP);
+	set_target(TUNNEL6, 0, IPPROTO_UDP);
 	memset(&config->source4, 0xff, sizeof(config->source4));
 	memset(&config->source6, 0xff, 8);
 }
@@ -392,6 +395,7 @@ static const struct {
 	{ "another port, IPv6", { TO6, .to_port = 22, .flags = SYN | RST }, NOTHING },
 	{ "another address", { .to = "192.0.2.2", .flags = SYN | FIN }, NOTHING },
 	{ "another address, IPv6", { .to = "2001:db8::2", .flags = SYN | FIN }, NOTHING },
+	{ "another address, one IPv6 header more than there may be", { .to = "2001:db8::2", .options = 7 }, NOTHING },
 	{ "another address, a first fragment", { .to = "192.0.2.2", .fragment = MF }, NOTHING },
 	{ "another address, a length that is wrong", { .to = "192.0.2.2", .total_off = 1000 }, NOTHING },
 	{ "another port, a first fragment", { .to_port = 22, .fragment = MF }, NOTHING },
@@ -446,11 +450,15 @@ static const struct {
 	{ "no room for a UDP header", { .protocol = IPPROTO_UDP, .total_off = -1 }, PH_GATE_BAD_LENGTH },
 	{ "a first fragment", { .payload = DATA, .flags = ACK, .fragment = MF }, PH_GATE_FRAGMENT },
 	{ "a first fragment with no more than ports", { .fragment = MF, .total_off = -16 }, PH_GATE_FRAGMENT },
+	{ "a first fragment of WireGuard's that has no type", { .protocol = IPPROTO_UDP, .fragment = MF }, PH_GATE_FRAGMENT },
+	{ "the same, IPv6", { TO6, .protocol = IPPROTO_UDP, .fragment = 0x0001 }, PH_GATE_FRAGMENT },
 	{ "a first fragment, IPv6", { TO6, .fragment = 0x0001 }, PH_GATE_FRAGMENT },
 	{ "a fragment that begins in TCP's header", { .fragment = 1 }, PH_GATE_FRAGMENT },
 	{ "a fragment that begins in TCP's last options", { .fragment = MF | 2 }, PH_GATE_FRAGMENT },
 	{ "a fragment that begins in TCP's header, IPv6", { TO6, .fragment = 0x0008 }, PH_GATE_FRAGMENT },
 	{ "one IPv6 header more than there may be", { TO6, .options = 7 }, PH_GATE_HEADERS },
+	{ "the same before an initiation, where only WireGuard is",
+	  { .to = TUNNEL6, .options = 7, .protocol = IPPROTO_UDP, .payload = INITIATION }, PH_GATE_HEADERS },
 };
 
 static void test_frames(enum entry entry)
@@ -498,7 +506,8 @@ static void test_lists(enum entry entry)
 	expect(entry, "all of IPv4 denied: IPv6", &syn6, PH_GATE_CONNECTION);
 	unlist_all();
 	list(deny, "::", 0, 0);
-	expect(entry, "all of IPv6 denied, which IPv4 is kept inside", &syn, PH_GATE_DENIED);
+	expect(entry, "all of IPv6 denied", &syn6, PH_GATE_DENIED);
+	expect(entry, "all of IPv6 denied: IPv4, though it is kept inside", &syn, PH_GATE_CONNECTION);
 	unlist_all();
 
 	list(deny, CLIENT4, 32, now + hour);
@@ -655,7 +664,7 @@ static bool is_challenge(const uint8_t *frame, const uint8_t *tcp, size_t len)
 
 	return answer_len <= len && !memcmp(answer, frame + 6, 6) && !memcmp(answer + 6, frame, 6) &&
 	       !memcmp(ip + at, frame + 14 + at + address, address) && !memcmp(ip + at + address, frame + 14 + at, address) &&
-	       (v6 || fold(sum_bytes(ip, 20)) == 0xffff) && !memcmp(to, tcp + 2, 2) && !memcmp(to + 2, tcp, 2) &&
+	       ip[v6 ? 7 : 8] == 64 && (v6 || fold(sum_bytes(ip, 20)) == 0xffff) && !memcmp(to, tcp + 2, 2) && !memcmp(to + 2, tcp, 2) &&
 	       (to[13] & 0x3f) == (SYN | ACK) && sum_tcp(ip, to, tcp_len) == 0xffff &&
 	       (v6 ? ip[4] << 8 | ip[5] : (ip[2] << 8 | ip[3]) - 20) == (int)tcp_len;
 }
@@ -688,13 +697,17 @@ static void test_challenge(enum entry entry)
 		syn = rows[i].shape;
 		len = write_frame(&syn, frame);
 		tcp = frame + 14 + (syn.to ? 40 : 20);
-		memcpy(frame, "\2\0\0\0\0\1\2\0\0\0\0\2", 12);
+		memcpy(frame + 6, "\2\0\0\0\0\2", 6);	/* to MAC 0, which is loopback's, where a test run is */
+		frame[14 + (syn.to ? 7 : 8)] = 9;	/* hops left */
 		put16(tcp + 16, ~sum_tcp(frame + 14, tcp, len - (tcp - frame)));
 		if (!syn.to)
 			put16(frame + 24, ~fold(sum_bytes(frame + 14, 20)));
 		ktap_ok(run_frame(entry, frame, len) == ANSWERED && is_challenge(frame, tcp, len), "%s: challenged: %s", way,
 			rows[i].name);
 		cookie = word_at(answer + (tcp - frame) + 8);
+		frame[5] = 1;
+		if (entry == TC)
+			ktap_ok(run_frame(entry, frame, len) == PASSED, "%s: to another MAC: left to the stack, which drops it", way);
 		expect(entry, "one that has not answered", &syn, PH_GATE_CHALLENGED);
 		reset = syn;
 		reset.payload = NO_PAYLOAD;

@@ -107,7 +107,7 @@ static void test_attach(void)
 {
 	enum ph_gate_mode mode = PH_GATE_NATIVE;
 	struct ph_gating *gating;
-	uint32_t ifindex;
+	uint32_t ifindex, bridge;
 	char out[256], driver[32];
 
 	if (!ktap_ok(!load(&gating) && !shell_run(out, sizeof(out), "ip link add g0 type veth peer name g1"), "a device"))
@@ -122,6 +122,11 @@ static void test_attach(void)
 	for (enum ph_gate_mode wanted = PH_GATE_TC; wanted <= PH_GATE_NATIVE; wanted++)
 		ktap_ok(!ph_gate_attach(gating, ifindex, wanted, error, sizeof(error)) &&
 			!ph_gate_attached(top, ifindex, &mode) && mode == wanted, "attached as %s", ph_gate_mode_word(wanted));
+	ktap_ok(!shell_run(out, sizeof(out), "ip link add b0 type bridge") && (bridge = if_nametoindex("b0")) &&
+		!ph_gate_attach(gating, bridge, PH_GATE_GENERIC, error, sizeof(error)) &&
+		ph_gate_attach(gating, bridge, PH_GATE_NATIVE, error, sizeof(error)) == -EOPNOTSUPP &&
+		!ph_gate_attached(top, bridge, &mode) && mode == PH_GATE_GENERIC,
+		"another way that the driver has not got: what was attached stays");
 	if (!ktap_ok(ph_gate_attach(gating, 4711, PH_GATE_NATIVE, error, sizeof(error)) == -ENODEV &&
 		     strstr(error, "No such device"), "a device that is not there: told"))
 		printf("# %s\n", error);
