@@ -23,6 +23,7 @@
 #define TROUBLE_SIZE 512
 #define NS_PER_S 1000000000ULL
 #define REST 30					/* looks, about one a second */
+#define STEP_NS (2 * (int64_t)NS_PER_S)		/* of the clock, not a drift */
 
 /* A device, by name: 0 is one that is not there, or has not got what it should have. */
 struct place {
@@ -40,6 +41,8 @@ struct ph_gates {
 	bool hopeless;				/* the kernel would not have it */
 	bool swept;				/* the gate is nowhere else than on these devices */
 	bool lists_due;				/* not made equal to their files yet */
+	bool lists_anew;			/* nor are their times right */
+	int64_t clock_ns;			/* CLOCK_REALTIME less CLOCK_BOOTTIME, by which the lists' times were set */
 	struct place places[PH_NICS_MAX];
 	uint32_t place_count;
 	struct place self;			/* trouble that is no device's */
@@ -202,12 +205,27 @@ static void ensure_targets(struct ph_gates *gates, char *trouble)
 
 /* Lists */
 
-static uint64_t boot_now_ns(void)
+static uint64_t clock_now_ns(clockid_t clock)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_BOOTTIME, &now);
+	clock_gettime(clock, &now);
 	return now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+/* Files say when a prefix expires by the time of day, maps by the time since boot. */
+static void look_at_clock(struct ph_gates *gates)
+{
+	int64_t clock_ns = (int64_t)(clock_now_ns(CLOCK_REALTIME) - clock_now_ns(CLOCK_BOOTTIME));
+	int64_t step_ns = gates->clock_ns ? clock_ns - gates->clock_ns : 0;
+
+	if (gates->clock_ns && step_ns > -STEP_NS && step_ns < STEP_NS)
+		return;
+	gates->clock_ns = clock_ns;
+	if (!step_ns)
+		return;
+	gates->lists_due = gates->lists_anew = true;
+	ph_log(PH_LOG_INFO, "gate: the clock was set by %+.1f s, so are the ends of what is listed", (double)step_ns / 1e9);
 }
 
 static bool is_expiry_due(const struct ph_gates *gates)
@@ -217,7 +235,7 @@ static bool is_expiry_due(const struct ph_gates *gates)
 	if (ph_gate_read(gates->config->bpf_dir, &gate))
 		return false;
 	for (int kind = 0; kind < PH_LISTS; kind++) {
-		if (gate.lists[kind].expires_ns && gate.lists[kind].expires_ns <= boot_now_ns())
+		if (gate.lists[kind].expires_ns && gate.lists[kind].expires_ns <= clock_now_ns(CLOCK_BOOTTIME))
 			return true;
 	}
 	return false;
@@ -226,9 +244,10 @@ static bool is_expiry_due(const struct ph_gates *gates)
 static void sync_lists(struct ph_gates *gates, char *trouble)
 {
 	struct ph_lists_place place = { gates->config->state_dir, gates->config->bpf_dir };
-	int err = ph_lists_sync(&place, false, trouble, TROUBLE_SIZE);
+	int err = ph_lists_sync(&place, false, gates->lists_anew, trouble, TROUBLE_SIZE);
 
 	gates->lists_due = err;
+	gates->lists_anew = gates->lists_anew && err;
 	if (err == -EAGAIN)			/* phalactl is at it */
 		trouble[0] = '\0';
 }
@@ -367,6 +386,7 @@ void ph_gates_ensure(struct ph_gates *gates)
 	/* Lists before devices: from its first packet on the gate knows them. */
 	if (!gates->gating)
 		err = load(gates, trouble);
+	look_at_clock(gates);
 	if (!err && (gates->lists_due || is_expiry_due(gates)))
 		sync_lists(gates, trouble);
 	if (!err)

@@ -16,6 +16,7 @@
 #include <bpf/bpf.h>
 
 #define NS_PER_S 1000000000LL
+#define EXPIRED_KEPT_S 86400
 #define BATCH 65536				/* rows that one system call takes to the kernel */
 
 static const struct {
@@ -33,6 +34,9 @@ struct edit {
 	struct ph_gate *gate;			/* mapped; NULL likewise */
 	char path[PATH_MAX];			/* of the file */
 	uint64_t stamp[2];			/* of the file as it was read */
+	int64_t now_s, kept_s;			/* now, and for how long what has expired stays in the file */
+	bool anew;				/* the map's times are of a clock that was set since */
+	size_t live;				/* rows of @after that have not expired */
 	struct ph_prefix_list before, after;	/* what was in it, and what is to be; reasons are @before's or the caller's */
 };
 
@@ -189,12 +193,15 @@ static bool differs(const struct ph_prefix_row *a, const struct ph_prefix_row *b
 	return a->until_s != b->until_s || strcmp(a->reason, b->reason);
 }
 
-/* @before less what has expired and what is in @less, and what is in @more, into @after. Return: 0 or -ENOMEM. */
+/*
+ * @before less what has expired, or did @kept_s ago, and what is in @less, and what is in @more, into @after. Return: 0
+ * or -ENOMEM.
+ */
 static int merge(struct edit *edit, const struct ph_prefix_list *more, const struct ph_prefix_list *less,
 		 struct ph_lists_result *result)
 {
 	static const struct ph_prefix_list none;
-	int64_t now_s = clock_ns(CLOCK_REALTIME) / NS_PER_S;
+	int64_t now_s = edit->now_s, gone_s = now_s - edit->kept_s;
 	const struct ph_prefix_list *old = &edit->before;
 	struct ph_prefix_row *out;
 	size_t i = 0, j = 0;
@@ -210,19 +217,20 @@ static int merge(struct edit *edit, const struct ph_prefix_list *more, const str
 		const struct ph_prefix_row *row = order < 0 ? &old->rows[i] : &more->rows[j];
 		bool was = order <= 0 && !has_expired(&old->rows[i], now_s);
 
-		if (has_expired(row, now_s)) {
+		if (has_expired(row, gone_s)) {
 			result->removed += was;
 		} else if (less && ph_prefix_list_find(less, &row->prefix)) {
 			result->removed++;
 		} else {
-			result->added += !was;
+			result->rows += !has_expired(row, now_s);
+			result->added += !was && !has_expired(row, now_s);
 			result->changed += was && !order && differs(row, &old->rows[i]);
 			out[edit->after.count++] = *row;
 		}
 		i += order <= 0;
 		j += order >= 0;
 	}
-	result->rows = edit->after.count;
+	edit->live = result->rows;
 	return 0;
 }
 
@@ -317,8 +325,8 @@ static int update(struct batch *batch, const struct ph_prefix_row *row)
 	return batch->count == BATCH ? flush_updates(batch) : 0;
 }
 
-/* Both in order: what is only in @old is deleted, what is new or has another end is set. */
-static int change_map(int fd, const struct ph_prefix_list *old, const struct ph_prefix_list *new)
+/* Both in order: what is only in @old, or has expired, is deleted; what is new or has another end is set. */
+static int change_map(int fd, const struct ph_prefix_list *old, const struct ph_prefix_list *new, int64_t now_s)
 {
 	struct batch *batch = calloc(1, sizeof(*batch));
 	size_t i = 0, j = 0;
@@ -333,11 +341,13 @@ static int change_map(int fd, const struct ph_prefix_list *old, const struct ph_
 		int order = i == old->count ? 1 : j == new->count ? -1 :
 			    ph_prefix_compare(&old->rows[i].prefix, &new->rows[j].prefix);
 
-		if (order < 0)
+		if (order < 0 || (!order && has_expired(&new->rows[j], now_s)))
 			err = bpf_map_delete_elem(fd, &old->rows[i].prefix);
+		else if (has_expired(&new->rows[j], now_s))
+			err = 0;
 		else if (order > 0 || old->rows[i].until_s != new->rows[j].until_s)
 			err = update(batch, &new->rows[j]);
-		if (order < 0 && err == -ENOENT)
+		if (order <= 0 && err == -ENOENT)
 			err = 0;
 		i += order <= 0;
 		j += order >= 0;
@@ -348,15 +358,15 @@ static int change_map(int fd, const struct ph_prefix_list *old, const struct ph_
 	return err;
 }
 
-/* When the first of them expires, on CLOCK_BOOTTIME; 0 is never. */
-static uint64_t first_expiry(const struct ph_prefix_list *list)
+/* When the next of them expires, on CLOCK_BOOTTIME; 0 is never. */
+static uint64_t next_expiry(const struct ph_prefix_list *list, int64_t now_s)
 {
 	int64_t first_s = 0, left_ns;
 
 	for (size_t i = 0; i < list->count; i++) {
 		int64_t until_s = list->rows[i].until_s;
 
-		if (until_s && (!first_s || until_s < first_s))
+		if (until_s > now_s && (!first_s || until_s < first_s))
 			first_s = until_s;
 	}
 	left_ns = first_s * NS_PER_S - clock_ns(CLOCK_REALTIME);
@@ -373,24 +383,26 @@ static int enforce(struct edit *edit, bool in_step, char *error, size_t error_si
 	if (!err) {
 		/* No stamp while it is neither the one nor the other; rows, so that the gate looks. */
 		about->stamp[0] = about->stamp[1] = UINT64_MAX;
-		if (edit->after.count > about->rows)
-			__atomic_store_n(&about->rows, edit->after.count, __ATOMIC_RELEASE);
-		err = change_map(edit->map_fd, in_step ? &edit->before : &found, &edit->after);
+		if (edit->live > about->rows)
+			__atomic_store_n(&about->rows, edit->live, __ATOMIC_RELEASE);
+		err = change_map(edit->map_fd, in_step ? &edit->before : &found, &edit->after, edit->now_s);
 	}
 	free(found.rows);
 	__atomic_fetch_add(&edit->gate->generation, 1, __ATOMIC_RELEASE);
 	if (err)
 		return refuse(err, error, error_size, "%s is written, but the kernel's list could not be made equal: %s",
 			      edit->path, strerror(-err));
-	__atomic_store_n(&about->rows, edit->after.count, __ATOMIC_RELEASE);
-	about->expires_ns = first_expiry(&edit->after);
+	__atomic_store_n(&about->rows, edit->live, __ATOMIC_RELEASE);
+	about->expires_ns = next_expiry(&edit->after, edit->now_s);
 	memcpy(about->stamp, edit->stamp, sizeof(about->stamp));
 	return 0;
 }
 
 static int finish(struct edit *edit, struct ph_lists_result *result, char *error, size_t error_size)
 {
-	bool in_step = edit->gate && !memcmp(edit->stamp, edit->gate->lists[edit->kind].stamp, sizeof(edit->stamp));
+	const struct ph_gate_list *about = edit->gate ? &edit->gate->lists[edit->kind] : NULL;
+	bool in_step = about && !edit->anew && !memcmp(edit->stamp, about->stamp, sizeof(edit->stamp));
+	bool due = about && about->expires_ns && about->expires_ns <= (uint64_t)clock_ns(CLOCK_BOOTTIME);
 	bool same = edit->after.count == edit->before.count && !result->added && !result->changed && !result->removed;
 	int err;
 
@@ -399,16 +411,18 @@ static int finish(struct edit *edit, struct ph_lists_result *result, char *error
 			      kinds[edit->kind].word, result->rows, PH_GATE_PREFIXES_MAX);
 	err = same ? 0 : write_file(edit, error, error_size);
 	result->enforced = edit->gate;
-	if (!err && edit->gate && !(same && in_step))
+	if (!err && edit->gate && (!same || !in_step || due))
 		err = enforce(edit, in_step, error, error_size);
 	return err;
 }
 
-/* One change with the lock held, by either argument. */
+/* One change with the lock held, by either argument; with neither, what phalad does by itself. */
 static int change(const struct ph_lists_place *place, enum ph_list_kind kind, const struct ph_prefix_list *more,
-		  const struct ph_prefix_list *less, struct ph_lists_result *ret_result, char *error, size_t error_size)
+		  const struct ph_prefix_list *less, bool anew, struct ph_lists_result *ret_result, char *error,
+		  size_t error_size)
 {
-	struct edit edit = { .place = place, .kind = kind };
+	struct edit edit = { .place = place, .kind = kind, .anew = anew, .kept_s = more || less ? 0 : EXPIRED_KEPT_S,
+			     .now_s = clock_ns(CLOCK_REALTIME) / NS_PER_S };
 	struct ph_lists_result result = { 0 };
 	int err = begin(&edit, error, error_size);
 
@@ -437,7 +451,7 @@ static int change_locked(const struct ph_lists_place *place, enum ph_list_kind k
 
 	if (err)
 		return err;
-	err = change(place, kind, more, less, ret_result, error, error_size);
+	err = change(place, kind, more, less, false, ret_result, error, error_size);
 	close(fd);
 	return err;
 }
@@ -454,7 +468,7 @@ int ph_lists_remove(const struct ph_lists_place *place, enum ph_list_kind kind, 
 	return change_locked(place, kind, NULL, which, ret_result, error, error_size);
 }
 
-int ph_lists_sync(const struct ph_lists_place *place, bool wait, char *error, size_t error_size)
+int ph_lists_sync(const struct ph_lists_place *place, bool wait, bool anew, char *error, size_t error_size)
 {
 	int fd, err = take_lock(place, wait, &fd, error, error_size);
 	char unsaid[PATH_MAX];
@@ -463,7 +477,7 @@ int ph_lists_sync(const struct ph_lists_place *place, bool wait, char *error, si
 		return err;
 	/* A list that cannot be read is no reason to go without the other. */
 	for (int kind = 0; kind < PH_LISTS; kind++) {
-		int one = change(place, (enum ph_list_kind)kind, NULL, NULL, NULL, err ? unsaid : error,
+		int one = change(place, (enum ph_list_kind)kind, NULL, NULL, anew, NULL, err ? unsaid : error,
 				 err ? sizeof(unsaid) : error_size);
 
 		err = err ? err : one;

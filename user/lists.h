@@ -4,7 +4,8 @@
  * the truth, and a pinned map each, which is what the kernel enforces.
  *
  * phalactl changes both, whether phalad runs or not; phalad makes the maps anew from the files when it starts. A lock
- * keeps them apart. What has expired is left out whenever a file is written.
+ * keeps them apart. What has expired is in no map, and is left out of a file when phalactl writes it, or a day later: till
+ * then the clock that says so may turn out to be wrong.
  */
 #ifndef PHALAD_LISTS_H
 #define PHALAD_LISTS_H
@@ -50,9 +51,9 @@ int ph_lists_remove(const struct ph_lists_place *place, enum ph_list_kind kind, 
 		    struct ph_lists_result *ret_result, char *error, size_t error_size);
 
 /*
- * Makes both maps equal to their files, and takes out of both what has expired. @wait: for the lock. Return: 0, -EAGAIN
- * when somebody has the lock, or -errno; @error set.
+ * Makes both maps equal to their files but for what has expired. @wait: for the lock. @anew: also the times in the maps,
+ * as the clock was set. Return: 0, -EAGAIN when somebody has the lock, or -errno; @error set.
  */
-int ph_lists_sync(const struct ph_lists_place *place, bool wait, char *error, size_t error_size);
+int ph_lists_sync(const struct ph_lists_place *place, bool wait, bool anew, char *error, size_t error_size);
 
 #endif

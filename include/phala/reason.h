@@ -152,12 +152,12 @@ enum ph_guard_reason {
 	PH_GUARD_COUNT
 };
 
-/* What the gate did with a packet for the gateway. Data that it lets pass is not counted. */
+/* What the gate did with a packet for the gateway. Data that it lets pass is not counted, but for the allow list's. */
 #define PH_GATE_REASONS(X)                                                                              \
 	X(CONNECTION, "connection", "let in: a SYN")                                                    \
 	X(HELLO, "hello", "let in: a packet that begins like a ClientHello")                            \
 	X(HANDSHAKE, "handshake", "let in: a WireGuard handshake initiation")                           \
-	X(ALLOWED, "allowed", "let in: from the allow list")                                            \
+	X(ALLOWED, "allowed", "let in: any packet of a source on the allow list")                       \
 	/* dropped from here on */                                                                      \
 	X(BAD_LENGTH, "bad-length", "dropped: lengths that contradict each other")                      \
 	X(BAD_FLAGS, "bad-flags", "dropped: SYN with FIN or RST, or none of SYN, ACK and RST")          \

@@ -130,7 +130,7 @@ static struct ph_gate read_gate(void)
 static int sync_lists(void)
 {
 	error[0] = '\0';
-	return ph_lists_sync(&place, true, error, sizeof(error));
+	return ph_lists_sync(&place, true, false, error, sizeof(error));
 }
 
 /* Before there is a gate only the files are written. */
@@ -196,17 +196,39 @@ static void test_apart(void)
 	ktap_ok(!change(PH_LIST_DENY, true, "192.0.2.9", 1, "") && in_map("ph_deny", "192.0.2.9"), "one for a second");
 	for (int64_t until = time(NULL) + 3; mapped("ph_deny") == 2 && time(NULL) < until;)
 		sync_lists();
-	ktap_ok(mapped("ph_deny") == 1 && !strstr(text_of("deny.list"), "192.0.2.9"), "and is gone when that is over");
+	ktap_ok(mapped("ph_deny") == 1 && read_gate().lists[PH_LIST_DENY].rows == 1 && strstr(text_of("deny.list"), "192.0.2.9"),
+		"when that is over the map has it no longer, and the file for a day");
+	ktap_ok(!change(PH_LIST_DENY, true, "192.0.2.8", 3600, "") && result.rows == 2 && !strstr(text_of("deny.list"), "192.0.2.9"),
+		"or until it is written");
+}
+
+/* As the clock was in the future when phalad started, and the map was made by it. */
+static void test_clock(void)
+{
+	struct ph_prefix key = prefix("192.0.2.8");
+	struct ph_listed wrong = { .until_ns = 1, .bits = key.bits };
+	char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/ph_deny", bpf_dir);
+	fd = bpf_obj_get(path);
+	ktap_ok(fd >= 0 && !bpf_map_update_elem(fd, &key, &wrong, BPF_EXIST) && !sync_lists() &&
+		in_map("ph_deny", "192.0.2.8")->until_ns == 1, "a map whose times are wrong looks like any");
+	ktap_ok(!ph_lists_sync(&place, true, true, error, sizeof(error)) && in_map("ph_deny", "192.0.2.8")->until_ns > 1,
+		"once the clock was set they are made anew");
+	ktap_ok(!bpf_map_delete_elem(fd, &key) && !ph_lists_sync(&place, true, true, error, sizeof(error)) &&
+		in_map("ph_deny", "192.0.2.8"), "and what had expired by the other clock is back");
+	close(fd);
 }
 
 static void test_lock(void)
 {
 	int fd = open(file_of("lists.lock"), O_RDWR | O_CLOEXEC);
 
-	ktap_ok(fd >= 0 && !flock(fd, LOCK_EX) && ph_lists_sync(&place, false, error, sizeof(error)) == -EAGAIN,
+	ktap_ok(fd >= 0 && !flock(fd, LOCK_EX) && ph_lists_sync(&place, false, false, error, sizeof(error)) == -EAGAIN,
 		"while somebody has the lock, who will not wait is told");
 	close(fd);
-	ktap_ok(!ph_lists_sync(&place, false, error, sizeof(error)), "and may afterwards");
+	ktap_ok(!ph_lists_sync(&place, false, false, error, sizeof(error)), "and may afterwards");
 }
 
 static void test_places(void)
@@ -280,6 +302,7 @@ int main(void)
 	if (ktap_ok(!ph_gate_load(bpf_dir, &gating, error, sizeof(error)), "a gate")) {
 		test_changes();
 		test_apart();
+		test_clock();
 		test_lock();
 		test_places();
 		test_million();
