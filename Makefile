@@ -148,7 +148,7 @@ check: deps
 	@$(MAKE) --no-print-directory $(filter asan,$(MAKECMDGOALS)) $(if $(SANITIZE),,all) tests warnings
 	@selftests/run $(CHECK_FLAGS) $(BUILD)
 
-$(BUILD)/bench/load: $(addprefix $(BUILD)/selftests/bench/,load.o client.o wire.o stream.o)
+$(BUILD)/bench/load: $(addprefix $(BUILD)/selftests/bench/,load.o client.o trial.o wire.o stream.o)
 $(BUILD)/bench/serve: $(addprefix $(BUILD)/selftests/bench/,serve.o stream.o)
 $(BUILD)/bench/%:
 	@mkdir -p $(@D)
