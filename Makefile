@@ -148,8 +148,9 @@ check: deps
 	@$(MAKE) --no-print-directory $(filter asan,$(MAKECMDGOALS)) $(if $(SANITIZE),,all) tests warnings
 	@selftests/run $(CHECK_FLAGS) $(BUILD)
 
-$(BUILD)/bench/load: $(addprefix $(BUILD)/selftests/bench/,load.o client.o wire.o stream.o)
+$(BUILD)/bench/load: $(addprefix $(BUILD)/selftests/bench/,load.o client.o trial.o wire.o stream.o)
 $(BUILD)/bench/serve: $(addprefix $(BUILD)/selftests/bench/,serve.o stream.o)
+$(BUILD)/bench/flood: $(addprefix $(BUILD)/selftests/bench/,flood.o stream.o)
 $(BUILD)/bench/%:
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -165,7 +166,7 @@ torture: deps
 
 bench: deps
 	@tools/deps bench
-	@$(MAKE) --no-print-directory all $(BUILD)/bench/load $(BUILD)/bench/serve
+	@$(MAKE) --no-print-directory all $(addprefix $(BUILD)/bench/,load serve flood)
 	@ONLY='$(ONLY)' QUICK='$(QUICK)' unshare --fork --pid --mount-proc --kill-child selftests/bench/run $(BUILD)
 
 demo: deps

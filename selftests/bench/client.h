@@ -21,6 +21,7 @@ enum client_verb {
 	CLIENT_ANSWER,
 	CLIENT_ASK,
 	CLIENT_HOLD,
+	CLIENT_TRY,			/* trial.h's */
 	CLIENT_VERBS,
 };
 

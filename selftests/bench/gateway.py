@@ -7,9 +7,9 @@
                 203.0.113.0/24             198.51.100.0/24, MTU 1420
 
 phalad has its BPF programs on n0 and t0; n1 and t1 carry none, so forwarding and the other proxies pay for none. Relay
-alone is what a client sees who comes in by n1.
+alone is what a client sees who comes in by n1. For floods an attacker is put on the client's wires, c0 and c1, as macvlan.
 """
-import contextlib, ctypes, json, os, resource, shutil, signal, subprocess, tempfile
+import contextlib, ctypes, ipaddress, json, os, resource, shutil, signal, subprocess, tempfile
 from pathlib import Path
 
 from lab import certs, netns
@@ -21,6 +21,11 @@ NIC, BARE_NIC, BARE_CVM = "192.0.2.1", "203.0.113.1", "198.51.100.2"
 # Names as long as the one that the captured hellos ask for, so that no length in them changes.
 INSTANCE, CAPTURED = "measure", b"app1-8443s.phala.test"
 HELLO, REQUEST = "chromium.bin", "openssl.bin"
+# The attacker's own addresses, and those that he only claims to have and that the gateway would answer by the same wire.
+ATTACKERS = {NIC: ("192.0.2.16/30", "198.18.0.0/16"), BARE_NIC: ("203.0.113.16/30", "198.19.0.0/16")}
+DEVICES = {NIC: 0, BARE_NIC: 1}         # a0 on c0 to n0, a1 on c1 to n1
+SPOOFED = ("syn", "ack")
+TRIAL_LIMIT = 3         # seconds, as in trial.h
 MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 BPF_STATS_RUN_TIME = 0  # linux/bpf.h
 
@@ -36,7 +41,7 @@ def label(verb, suffix="s"):
 class World:
     """The namespaces, the server in the CVM, the load generator."""
     def __init__(self, build):
-        self.build, self.daemons, self.server = Path(build).resolve(), [], None
+        self.build, self.daemons, self.server, self.attacker = Path(build).resolve(), [], None, None
         self.directory = Path(tempfile.mkdtemp(prefix="phala-bench-"))
         self.directory.chmod(0o755)
         hosts = self.directory / "hosts"
@@ -76,7 +81,7 @@ class World:
     def argv(self, verb, target, seconds, streams):
         """@target: (address, port, whether the gateway ends TLS)."""
         address, port, tls = target
-        asked = "ask" if verb == "hold" else verb
+        asked = {"hold": "ask", "try": "answer"}.get(verb, verb)
         head = self.directory / (REQUEST if tls else f"{asked}.bin")
         return [self.build / "bench/load", verb, f"{address}:{port}", head, seconds, streams, CORES,
                 *([label(asked, "")] if tls else [])]
@@ -101,6 +106,46 @@ class World:
             out, err = child.communicate(timeout=30)
             if child.returncode or json.loads(out)["answers"] + json.loads(out)["connections"] < 2 * streams:
                 raise Failed(err.strip() or f"load: {out}")
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+
+    def add_attacker(self):
+        self.attacker = netns.Netns("attacker")
+        for name, value in (("ip_forward", 0), ("ip_local_port_range", "1024 65535"), ("tcp_tw_reuse", 1)):
+            self.attacker.sysctl(f"net.ipv4.{name}", value)
+        for address, i in DEVICES.items():
+            own, spoofed = map(ipaddress.ip_network, ATTACKERS[address])
+            self.client.ip(f"link add link c{i} name a{i} netns attacker type macvlan mode private\n")
+            self.attacker.ip(f"link set a{i} up\n" + "".join(f"addr add {one}/24 dev a{i}\n" for one in own))
+            self.gateway.ip(f"route add {spoofed} via {own[0]} dev n{i}\n")
+
+    def mac(self, device):
+        """Of one of the gateway's."""
+        return json.loads(self.gateway.run(["ip", "-j", "link", "show", "dev", device]).stdout)[0]["address"]
+
+    @contextlib.contextmanager
+    def flooding(self, kind, target, seconds):
+        """Yields when the flood is under way. @seconds: in which it is over, whatever happens here."""
+        address, port, _ = target
+        own, spoofed = ATTACKERS[address]
+        argv = [self.build / "bench/flood", kind, f"{address}:{port}", self.directory / "answer.bin", seconds,
+                spoofed if kind in SPOOFED else own]
+        if kind in SPOOFED:
+            argv += [f"a{DEVICES[address]}", self.mac(f"n{DEVICES[address]}")]
+        pipe = subprocess.PIPE
+        child = self.attacker.start(argv, stdout=pipe, stderr=pipe, text=True)
+        sent = {}
+        try:
+            if child.stdout.readline() != "flooding\n":
+                raise Failed(child.stderr.read().strip() or "flood: died")
+            yield sent
+            child.terminate()
+            out, err = child.communicate(timeout=10)
+            if child.returncode:
+                raise Failed(err.strip() or f"flood: status {child.returncode}")
+            sent.update(json.loads(out))
         finally:
             if child.poll() is None:
                 child.kill()
@@ -163,7 +208,7 @@ class Daemon:
 
 
 class Phalad(Daemon):
-    name, gate = "phalad", "auto"
+    name, gate, budget = "phalad", "auto", 1000000
 
     def argv(self):
         directory, certificate = self.world.directory, self.world.certificate
@@ -175,8 +220,10 @@ Listen = {NIC}:443
 Listen = {BARE_NIC}:443
 Nic = n0
 Gate = {self.gate}
-ConnectionsPerSource = 1000000
-HellosPerSource = 1000000
+ConnectionsPerSource = {self.budget}
+ConnectionsBurst = {self.budget}
+HellosPerSource = {self.budget}
+HellosBurst = {self.budget}
 Workers = {CORES}
 User = nobody
 StateDir = {directory}/state

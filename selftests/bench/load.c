@@ -6,9 +6,10 @@
  *      answer           so many connections at a time, each asked once, one after the other
  *      ask              so many connections, each asked again and again
  *      hold             so many connections, each asked once; prints "held", and asks again when its input ends
+ *      try              so many connections a second, each asked once; those that fail are counted
  *
- * What a stream is stands in stream.h. Prints what happened as one line of JSON; a single thing out of order ends it
- * with status 1 and a word instead.
+ * What a stream is stands in stream.h. Prints what happened as one line of JSON; a single thing out of order, but for
+ * try's connections, ends it with status 1 and a word instead.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,11 +25,12 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "trial.h"
 
 #define STREAMS_MAX 20000
 #define PROCESSES_MAX 64
 
-static const char *const verbs[CLIENT_VERBS] = { "source", "sink", "answer", "ask", "hold" };
+static const char *const verbs[CLIENT_VERBS] = { "source", "sink", "answer", "ask", "hold", "try" };
 
 static struct client_task task;
 
@@ -92,7 +94,7 @@ static int parse(char **argv, uint32_t *ret_streams, uint32_t *ret_processes)
 	for (verb = 0; verb < CLIENT_VERBS && strcmp(argv[1], verbs[verb]); verb++)
 		;
 	if (verb == CLIENT_VERBS || !colon || seconds <= 0 || streams < 1 || streams > STREAMS_MAX || processes < 1 ||
-	    processes > PROCESSES_MAX || (verb == CLIENT_SINK && argv[7]))
+	    processes > PROCESSES_MAX || ((verb == CLIENT_SINK || verb == CLIENT_TRY) && argv[7]))
 		return -EINVAL;
 	*colon = '\0';
 	task.verb = verb;
@@ -103,7 +105,7 @@ static int parse(char **argv, uint32_t *ret_streams, uint32_t *ret_processes)
 	if (inet_pton(AF_INET, argv[2], &task.to.sin_addr) != 1)
 		return -EINVAL;
 	*ret_streams = (uint32_t)streams;
-	*ret_processes = verb == CLIENT_HOLD ? 1 : (uint32_t)(processes < streams ? processes : streams);
+	*ret_processes = verb == CLIENT_HOLD || verb == CLIENT_TRY ? 1 : (uint32_t)(processes < streams ? processes : streams);
 	return 0;
 }
 
@@ -119,7 +121,10 @@ static int run(struct client_result *results, uint32_t streams, uint32_t process
 		if (pid)
 			continue;
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		client_run(&task, streams / processes + (i < streams % processes), &results[i]);
+		if (task.verb == CLIENT_TRY)
+			trial_run(&task, streams, &results[i]);
+		else
+			client_run(&task, streams / processes + (i < streams % processes), &results[i]);
 		_exit(0);
 	}
 	while (wait(&status) > 0)
