@@ -149,7 +149,7 @@ static __always_inline __u32 slot_of(const struct ph_steer *steer, __be32 addres
 {
 	__u32 host = bpf_ntohl(address) - steer->source;
 
-	if (host >= steer->slots / PH_FLOW_PORTS || bpf_ntohs(port) < PH_FLOW_PORTS)
+	if (host >= (steer->slots + PH_FLOW_PORTS - 1) / PH_FLOW_PORTS || bpf_ntohs(port) < PH_FLOW_PORTS)
 		return PH_FLOWS_MAX;
 	return host * PH_FLOW_PORTS + bpf_ntohs(port) - PH_FLOW_PORTS;
 }

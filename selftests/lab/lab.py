@@ -219,7 +219,7 @@ class Lab:
                 raise RuntimeError(f"phalad ended with {self.phalad.returncode}: {self.log.read_text()[-2000:]}")
             with contextlib.suppress(BlockingIOError):
                 return b"READY=1" in self.notified.recv(4096)
-        wait_until(ready, 10, "phalad is ready")
+        wait_until(ready, 30, "phalad is ready")
 
     def stop(self, how=signal.SIGTERM):
         self.phalad.send_signal(how)
