@@ -122,15 +122,16 @@ def _(lab):
     setup(lab)
 
 
-@topic.row("a tunnel that becomes narrower while bytes go through it", seconds=60)
+# Of a WireGuard device phalad keeps the MTU as it is configured.
+@topic.row("a tunnel that becomes narrower while bytes go through it", only="external", seconds=60)
 def _(lab):
+    lab.client.ip("route flush cache\n")        # what the client learned of the path before
     before, pair = count(lab, "too-big"), kernel_pair(lab, "alpha1-8106s", "alpha1", 8106)
-    device = "alpha1" if lab.wireguard else "t0"
     lab.gateway.ip(f"link set {lab.tunnel} mtu 1280\n")
-    lab.cvms["alpha1"].ns.ip(f"link set {device} mtu 1280\n")
+    lab.cvms["alpha1"].ns.ip("link set t0 mtu 1280\n")
     try:
         both_ways(pair)
     finally:
-        lab.gateway.ip(f"link set {lab.tunnel} mtu {1420 if lab.wireguard else 1500}\n")
-        lab.cvms["alpha1"].ns.ip(f"link set {device} mtu {1420 if lab.wireguard else 1500}\n")
+        lab.gateway.ip(f"link set {lab.tunnel} mtu 1500\n")
+        lab.cvms["alpha1"].ns.ip("link set t0 mtu 1500\n")
     expect(count(lab, "too-big") > before, "nobody was told that a packet was too big")
