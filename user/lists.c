@@ -33,7 +33,7 @@ struct edit {
 	int lock_fd, map_fd;			/* the map's: -1 when there is none */
 	struct ph_gate *gate;			/* mapped; NULL likewise */
 	char path[PATH_MAX];			/* of the file */
-	uint64_t stamp[2];			/* of the file as it was read */
+	uint64_t stamp[PH_GATE_STAMP];		/* of the file as it was read */
 	int64_t now_s, kept_s;			/* now, and for how long what has expired stays in the file */
 	bool anew;				/* the map's times are of a clock that was set since */
 	size_t live;				/* rows of @after that have not expired */
@@ -69,7 +69,8 @@ static int64_t clock_ns(clockid_t clock)
 	return now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-static void take_stamp(int fd, uint64_t ret_stamp[2])
+/* The size too: two changes within a tick of the kernel's clock leave the same time. */
+static void take_stamp(int fd, uint64_t ret_stamp[PH_GATE_STAMP])
 {
 	struct stat status;
 
@@ -77,9 +78,10 @@ static void take_stamp(int fd, uint64_t ret_stamp[2])
 		return;
 	ret_stamp[0] = (uint64_t)status.st_mtim.tv_sec * NS_PER_S + (uint64_t)status.st_mtim.tv_nsec;
 	ret_stamp[1] = status.st_ino;
+	ret_stamp[2] = (uint64_t)status.st_size;
 }
 
-static int read_file(const char *path, struct ph_prefix_list *ret_list, uint64_t ret_stamp[2], char *error,
+static int read_file(const char *path, struct ph_prefix_list *ret_list, uint64_t ret_stamp[PH_GATE_STAMP], char *error,
 		     size_t error_size)
 {
 	FILE *file = fopen(path, "re");
@@ -99,7 +101,7 @@ int ph_lists_read(const struct ph_lists_place *place, enum ph_list_kind kind, st
 		  char *error, size_t error_size)
 {
 	struct ph_prefix_list list = { 0 };
-	uint64_t stamp[2];
+	uint64_t stamp[PH_GATE_STAMP];
 	char path[PATH_MAX];
 	int err = join(path, place->state_dir, kinds[kind].file);
 
@@ -382,7 +384,7 @@ static int enforce(struct edit *edit, bool in_step, char *error, size_t error_si
 
 	if (!err) {
 		/* No stamp while it is neither the one nor the other; rows, so that the gate looks. */
-		about->stamp[0] = about->stamp[1] = UINT64_MAX;
+		memset(about->stamp, 0xff, sizeof(about->stamp));
 		if (edit->live > about->rows)
 			__atomic_store_n(&about->rows, edit->live, __ATOMIC_RELEASE);
 		err = change_map(edit->map_fd, in_step ? &edit->before : &found, &edit->after, edit->now_s);

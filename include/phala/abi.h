@@ -46,7 +46,7 @@
 #include "name.h"
 #include "reason.h"
 
-#define PH_ABI_VERSION 3
+#define PH_ABI_VERSION 4
 
 struct ph_id_key {
 	char id[PH_ID_SIZE];		/* zero padded */

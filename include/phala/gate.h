@@ -55,11 +55,13 @@ enum ph_list_kind {
 	PH_LISTS
 };
 
+#define PH_GATE_STAMP 3				/* when it was written, inode, bytes */
+
 /* What userspace notes about a list. The rows are for the gate too: an empty list costs nothing. */
 struct ph_gate_list {
 	__u64 rows;				/* in the map, about: never 0 while there is one */
 	__u64 expires_ns;			/* CLOCK_BOOTTIME: the first row that will; 0 is none */
-	__u64 stamp[2];				/* of the file that the map was made equal to */
+	__u64 stamp[PH_GATE_STAMP];		/* of the file that the map was made equal to */
 };
 
 struct ph_gate {
@@ -106,11 +108,11 @@ enum ph_gate_listing {
 
 PH_ABI_SIZE(ph_address, 16);
 PH_ABI_SIZE(ph_gate_target, 20);
-PH_ABI_SIZE(ph_gate_list, 32);
-PH_ABI_SIZE(ph_gate, 8 + 48 + 32 + 64 + 40);
+PH_ABI_SIZE(ph_gate_list, 40);
+PH_ABI_SIZE(ph_gate, 8 + 48 + 32 + 80 + 40);
 PH_ABI_AT(ph_gate, source4, 56);
 PH_ABI_AT(ph_gate, lists, 88);
-PH_ABI_AT(ph_gate, unproven, 152);
+PH_ABI_AT(ph_gate, unproven, 168);
 PH_ABI_SIZE(ph_gate_source, 32);
 PH_ABI_SIZE(ph_prefix, 20);
 PH_ABI_SIZE(ph_listed, 16);
