@@ -343,7 +343,7 @@ def _(lab):
 def _(lab):
     lab.restart(**gate(Gate="off"))
     wait_until(lambda: not attached(lab), 5, "it is nowhere")
-    theirs = lab.build.parent / "build/bpf/gate.bpf.o" if lab.sanitized else lab.build / "bpf/gate.bpf.o"
+    theirs = lab.build.parent / "bpf/gate.bpf.o" if lab.sanitized else lab.build / "bpf/gate.bpf.o"
     done = lab.gateway.run(["ip", "link", "set", "dev", "n0", "xdpgeneric", "obj", theirs, "sec", "xdp.frags"])
     equal(done.returncode, 0, done.stderr)
     before = lab.log.stat().st_size

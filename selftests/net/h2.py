@@ -84,7 +84,7 @@ def _(lab):
         client.send(h2.request(1, THEIRS, end=False))
         for _ in range(4):
             client.send(h2.frame(h2.DATA, 0, 1, b"secret" * 1000))
-        client.send(h2.frame(h2.RST_STREAM, 0, 1, bytes(4)) + h2.frame(h2.PING, 0, 0, b"12345678"))
+        client.send(h2.frame(h2.PING, 0, 0, b"12345678"))
         equal(heard(cvm), (h2.PING, 0, 0, b"12345678"), "at the CVM")
         seen, window = set(), 0
         while window < 24000 or not {(h2.HEADERS, 1), (h2.RST_STREAM, 1)} <= seen:      # in whatever order
@@ -93,6 +93,9 @@ def _(lab):
             if kind == h2.WINDOW_UPDATE:
                 window += int.from_bytes(data, "big")
         equal(window, 24000, "window")
+        client.send(h2.frame(h2.RST_STREAM, 0, 1, bytes(4)) + h2.frame(h2.DATA, 0, 1, b"secret") +
+                    h2.frame(h2.PING, 0, 0, b"87654321"))
+        equal(heard(cvm), (h2.PING, 0, 0, b"87654321"), "at the CVM, of a request that the client gave up")
 
 
 @topic.row("a CVM that answers another host's request itself is cut off", early=False)
