@@ -485,7 +485,7 @@ int steer_tunnel(struct __sk_buff *skb)
 	if (!s || !steer || !steer->slots)
 		return TC_ACT_UNSPEC;
 	if (tunnel_l2 && skb->protocol == bpf_htons(ETH_P_ARP))
-		return arp_answer(skb, steer) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_UNSPEC;
+		return arp_answer(skb) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_UNSPEC;
 	p = &s->packet;
 	kind = packet_read(skb, tunnel_header(), p);
 	if (kind == PACKET_ICMP) {
