@@ -139,7 +139,7 @@ static __always_inline int begin_continue(struct __sk_buff *skb, struct packet *
 		return TC_ACT_SHOT;
 	if (verdict == VERDICT_STEER)
 		return bind_next_or_pass(skb, p, flow, slot, 0);
-	action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn);
+	action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn, 0);
 	if (action == TC_ACT_UNSPEC)
 		action = to_worker(skb, p, flow->hello - 1);
 	if (verdict == VERDICT_WORKER)
@@ -293,6 +293,16 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 	return action;
 }
 
+/* A packet that is not taken, and so ends the collecting: a worker gets all there is. Return: what becomes of it. */
+static __always_inline int begin_give_up(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow,
+					 enum ph_reason reason)
+{
+	int action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn, 1);
+
+	flow_decline(flow, reason);
+	return action;
+}
+
 /* A client's packet at a flow that is COLLECTING or BINDING. Under its lock. */
 __separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
 {
@@ -315,7 +325,7 @@ __separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		return TC_ACT_UNSPEC;
 	}
 	if (!p->tcp.ack || !p->payload || bpf_ntohl(p->tcp.ack_seq) != flow->gateway_isn + 1 ||
-	    offset > PH_HELLO_STREAM_BPF_MAX || p->tcp.fin)
+	    offset > PH_HELLO_STREAM_MAX || p->tcp.fin)
 		return TC_ACT_SHOT;
 	if (flow->splice.state == PH_FLOW_BINDING)
 		return bind_from_client(skb, p, flow, slot, offset);
@@ -327,11 +337,9 @@ __separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		__builtin_memset(&store->walk, 0, sizeof(store->walk));
 		return TC_ACT_SHOT;
 	case COLLECT_PIECES:
-		flow_decline(flow, PH_REASON_DECLINED_PIECES);
-		return TC_ACT_UNSPEC;
+		return begin_give_up(skb, p, flow, PH_REASON_DECLINED_PIECES);
 	default:
-		flow_decline(flow, PH_REASON_DECLINED_LONG);
-		return TC_ACT_UNSPEC;
+		return begin_give_up(skb, p, flow, PH_REASON_DECLINED_LONG);
 	}
 }
 

@@ -144,7 +144,7 @@ static __always_inline int bind_next_or_pass(struct __sk_buff *skb, struct packe
 		return result;
 	if (patient && bpf_ktime_get_ns() - flow->begun_ns < PH_CONNECT_TIMEOUT_MS * NSEC_PER_MSEC)
 		return bind_syn(skb, p->l2, slot, hello);
-	verdict = collect_pass_on(skb, p, hello, flow->client_isn);
+	verdict = collect_pass_on(skb, p, hello, flow->client_isn, 0);
 	flow_decline(flow, bind_failure(result));
 	return verdict;
 }
