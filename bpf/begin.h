@@ -223,6 +223,12 @@ __separate int begin_flow(struct __sk_buff *skb, struct packet *p, __u32 hello, 
 	flow = flow_at(slot);
 	if (!flow)
 		return FLOW_NEW_FULL;
+	if (!source_take(key.client, PH_COUNTED_HELLO, PH_HELLOS_SOURCE_MAX)) {
+		flow_free(flow, slot);
+		flow_unlock(flow);
+		return FLOW_NEW_HELLOS;
+	}
+	flow->counted = PH_COUNTED_HELLO;
 	flow->hello = hello + 1;
 	flow->client_isn = store->client_isn;
 	flow->gateway_isn = store->gateway_isn;
@@ -258,6 +264,8 @@ static __always_inline int begin_claim(struct __sk_buff *skb, struct packet *p, 
 		return BEGIN_AGAIN;
 	case FLOW_NEW:
 		break;
+	case FLOW_NEW_HELLOS:
+		return decline(skb, p, hello, PH_REASON_DECLINED_HELLOS);
 	default:
 		return decline(skb, p, hello, PH_REASON_DECLINED_FULL);
 	}

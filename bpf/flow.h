@@ -215,14 +215,6 @@ static __always_inline void hello_give_back(__u32 slot)
 	bpf_map_push_elem(&ph_free_hellos, &slot, 0);
 }
 
-static __always_inline void flow_drop_hello(struct ph_flow *flow)
-{
-	if (!flow->hello)
-		return;
-	hello_give_back(flow->hello - 1);
-	flow->hello = 0;
-}
-
 /* Events: a look at the clock when nobody listens. */
 static __always_inline void flow_event(struct ph_flow *flow, enum ph_event_kind kind, enum ph_reason reason)
 {
@@ -352,45 +344,76 @@ static __always_inline void source_unlock(__u32 *lock)
 	__sync_lock_test_and_set(lock, 0);
 }
 
-/* What flows of one client's address there are. Return: how many, this one included, or 0 when it cannot be counted. */
-__separate __u32 source_take(__u32 client)
+static __always_inline __u32 *source_count(struct ph_client_count *source, enum ph_counted what)
 {
-	__u32 one = 1, *lock = source_lock(client), *flows, result = 0;
+	return what == PH_COUNTED_HELLO ? &source->hellos : &source->flows;
+}
+
+/*
+ * What there is of one client's address. Return: how many, this one included, or 0 when it cannot be counted, or would be
+ * more than @limit.
+ */
+__separate __u32 source_take(__u32 client, __u32 what, __u32 limit)
+{
+	struct ph_client_count one = { .flows = what != PH_COUNTED_HELLO, .hellos = what == PH_COUNTED_HELLO }, *source;
+	__u32 *lock = source_lock(client), *count, result = 0;
 	__be32 key = client;
 
 	if (!lock)
 		return 0;
-	flows = bpf_map_lookup_elem(&ph_sources, &key);
-	if (flows)
-		result = ++*flows;
-	else if (!bpf_map_update_elem(&ph_sources, &key, &one, BPF_NOEXIST))
+	source = bpf_map_lookup_elem(&ph_sources, &key);
+	if (source) {
+		count = source_count(source, what);
+		if (*count < limit)
+			result = ++*count;
+	} else if (!bpf_map_update_elem(&ph_sources, &key, &one, BPF_NOEXIST)) {
 		result = 1;
+	}
 	source_unlock(lock);
 	return result;
 }
 
 /* Return: 0, or -1 when it is still counted: to be tried again. */
-__separate int source_give_back(__u32 client)
+__separate int source_give_back(__u32 client, __u32 what)
 {
-	__u32 *lock = source_lock(client), *flows;
+	__u32 *lock = source_lock(client), *count;
+	struct ph_client_count *source;
 	__be32 key = client;
 
 	if (!lock)
 		return -1;
-	flows = bpf_map_lookup_elem(&ph_sources, &key);
-	if (flows && *flows > 1)
-		--*flows;
-	else
-		bpf_map_delete_elem(&ph_sources, &key);
+	source = bpf_map_lookup_elem(&ph_sources, &key);
+	if (source) {
+		count = source_count(source, what);
+		if (*count)
+			--*count;
+		if (!source->flows && !source->hellos)
+			bpf_map_delete_elem(&ph_sources, &key);
+	}
 	source_unlock(lock);
 	return 0;
+}
+
+static __always_inline void flow_uncount_source(struct ph_flow *flow, enum ph_counted what)
+{
+	if (flow->counted & what && !source_give_back(flow->splice.key.client, what))
+		flow->counted &= ~what;
+}
+
+static __always_inline void flow_drop_hello(struct ph_flow *flow)
+{
+	if (!flow->hello)
+		return;
+	hello_give_back(flow->hello - 1);
+	flow->hello = 0;
+	flow_uncount_source(flow, PH_COUNTED_HELLO);
 }
 
 static __always_inline void flow_uncount(struct ph_flow *flow)
 {
 	flow_uncount_instance(flow);
-	if (flow->counted & PH_COUNTED_SOURCE && !source_give_back(flow->splice.key.client))
-		flow->counted &= ~PH_COUNTED_SOURCE;
+	flow_uncount_source(flow, PH_COUNTED_SOURCE);
+	flow_uncount_source(flow, PH_COUNTED_HELLO);
 }
 
 /* A map whose lock is not to be had refuses. Return: 0, or -1 when it is still there: to be tried again. */
@@ -465,7 +488,7 @@ static __always_inline void flow_recount(struct ph_flow *flow)
 	flow_count_instance(flow);
 	/* It may be counted still, if its address's lock was not to be had. */
 	if (gateway && gateway->source_limit && !(flow->counted & PH_COUNTED_SOURCE) &&
-	    source_take(flow->splice.key.client))
+	    source_take(flow->splice.key.client, PH_COUNTED_SOURCE, PH_LIMIT_NONE))
 		flow->counted |= PH_COUNTED_SOURCE;
 }
 
@@ -558,6 +581,7 @@ enum flow_new {
 	FLOW_NEW,			/* it is the caller's, locked, COLLECTING */
 	FLOW_NEW_EXISTS,		/* somebody else was first */
 	FLOW_NEW_FULL,
+	FLOW_NEW_HELLOS,		/* the client has as many hellos here as it may have */
 };
 
 /* The insertion of the key is the claim: of two packets of a client's on two CPUs one gets the flow. */

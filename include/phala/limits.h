@@ -60,6 +60,7 @@
 #define PH_DECLINES_MAX 16384		/* clients of which it is known why steer left them to a worker, the last ones */
 #define PH_DECLINE_FRESH_MS 30000	/* how long that is believed to be about the same connection */
 #define PH_HELLOS_MAX 4096		/* hellos that are being collected or whose SYN is out, at one time */
+#define PH_HELLOS_SOURCE_MAX 512	/* the same of one client's address */
 #define PH_HELLO_PIECES 8		/* gaps that may be open in one of them, and one more */
 #define PH_HELLO_PACKETS_MAX 24		/* packets of one hello, repeated ones counted, before it is left to a worker */
 #define PH_COLLECT_TIMEOUT_MS 3000	/* from the first packet of a hello to its last */

@@ -93,7 +93,9 @@
 	X(MISDIRECTED, "misdirected", "a request for another host than the connection's: answered with 421") \
 	X(H2_MALFORMED, "h2-malformed", "the client's h2 cannot be followed")                                \
 	X(H2_TOO_LONG, "h2-too-long", "the header block of an h2 request is longer than the limit")          \
-	X(CVM_H2, "cvm-h2", "the CVM pushed, answered what it was not asked, or kept a refusal waiting")
+	X(CVM_H2, "cvm-h2", "the CVM pushed, answered what it was not asked, or kept a refusal waiting") \
+	/* the kernel path again */                                                                          \
+	X(DECLINED_HELLOS, "declined-hellos", "as many ClientHellos of the client's address are held as may be")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,
