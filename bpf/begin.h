@@ -78,15 +78,29 @@ __separate int to_worker(struct __sk_buff *skb, struct packet *p, __u32 hello)
 	return TC_ACT_UNSPEC;
 }
 
-static __always_inline void count_decline(const struct packet *p, enum ph_reason reason)
+#define TLS_HANDSHAKE 22
+
+/* Does what is at @at begin as a ClientHello does (hello.h)? */
+static __always_inline int is_hello(struct __sk_buff *skb, __u32 at)
 {
+	__u8 first[6];
+
+	return !bpf_skb_load_bytes(skb, at, first, sizeof(first)) && first[0] == TLS_HANDSHAKE && first[1] == 3 &&
+	       first[5] == 1;
+}
+
+/* A hello, or the first part of one: all else that comes by is no news, and must not push out what was said of hellos. */
+static __always_inline void count_decline(struct __sk_buff *skb, const struct packet *p, enum ph_reason reason)
+{
+	if (!is_hello(skb, p->l2 + IP_HLEN + p->header_len))
+		return;
 	count(reason);
 	note_decline(p->ip.saddr, p->tcp.source, reason);
 }
 
 static __always_inline int decline(struct __sk_buff *skb, struct packet *p, __u32 hello, enum ph_reason reason)
 {
-	count_decline(p, reason);
+	count_decline(skb, p, reason);
 	return to_worker(skb, p, hello);
 }
 
@@ -170,10 +184,10 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 	case REQUEST_NONE:
 		return BEGIN_NOT_OURS;
 	case REQUEST_ACCEPTED:
-		count_decline(p, PH_REASON_DECLINED_ACCEPTED);
+		count_decline(skb, p, PH_REASON_DECLINED_ACCEPTED);
 		return BEGIN_NOT_OURS;
 	case REQUEST_ODD:
-		count_decline(p, PH_REASON_DECLINED_OPTIONS);
+		count_decline(skb, p, PH_REASON_DECLINED_OPTIONS);
 		return BEGIN_NOT_OURS;
 	case REQUEST_OK:
 		break;
@@ -184,7 +198,7 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 		return BEGIN_NOT_OURS;
 	collect_begin(store);
 	if (p->tcp.fin || p->tcp.urg || options_read(skb, p, s->seen, &o) || begin_note(p, &o, store)) {
-		count_decline(p, PH_REASON_DECLINED_OPTIONS);
+		count_decline(skb, p, PH_REASON_DECLINED_OPTIONS);
 		return BEGIN_NOT_OURS;
 	}
 	switch (collect(skb, p, hello, offset)) {
@@ -199,7 +213,7 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 	default:
 		reason = PH_REASON_DECLINED_LONG;
 	}
-	count_decline(p, reason);
+	count_decline(skb, p, reason);
 	return BEGIN_NOT_OURS;
 }
 
@@ -289,7 +303,7 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 	    !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
 	if (hello_take(steer, &hello)) {
-		count_decline(p, PH_REASON_DECLINED_FULL);
+		count_decline(skb, p, PH_REASON_DECLINED_FULL);
 		return TC_ACT_UNSPEC;
 	}
 	if (begin_collect(skb, p, hello) == BEGIN_COLLECTED)

@@ -28,8 +28,6 @@
 #include "route.h"
 #include "splice.h"
 
-#define TLS_HANDSHAKE 22
-
 /* The request sock is done with: an in-window RST frees it silently. */
 static __always_inline int client_free_request(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow)
 {
@@ -228,13 +226,11 @@ __separate int client_ipv6(struct __sk_buff *skb)
 	const struct ph_steer *steer = steer_config();
 	struct ipv6hdr ip;
 	struct tcphdr tcp;
-	__u8 first[6];
 
 	if (!steer || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_TCP ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), &tcp, TCP_HLEN) || !is_our_port(steer, tcp.dest) ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4, first, sizeof(first)))
+	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), &tcp, TCP_HLEN) || !is_our_port(steer, tcp.dest))
 		return TC_ACT_UNSPEC;
-	if (first[0] == TLS_HANDSHAKE && first[1] == 3 && first[5] == 1)
+	if (is_hello(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4))
 		count(PH_REASON_DECLINED_IPV6);
 	return TC_ACT_UNSPEC;
 }

@@ -63,6 +63,8 @@ struct packet {
 	enum form form;
 	uint32_t time, echo, edge;
 	uint16_t payload;
+	const uint8_t *start;		/* of the payload, if not NULL */
+	size_t start_len;
 };
 
 static struct ph_steer_bpf *skel;
@@ -151,6 +153,8 @@ static size_t write_packet(const struct packet *p, uint8_t *frame)
 	put16(tcp + 14, p->window);
 	for (int i = 0; i < p->payload; i++)
 		tcp[tcp_len + i] = i * 7 + 3;
+	if (p->start)
+		memcpy(tcp + tcp_len, p->start, p->start_len);
 	tcp_len += p->payload;
 	ip[0] = 0x40 | ip_len / 4;
 	put16(ip + 2, ip_len + tcp_len);
@@ -507,6 +511,48 @@ static void test_finish(void)
 	ktap_ok(flow_state() == ENDED, "two FINs, both acknowledged: over");
 }
 
+static uint64_t reason_count(enum ph_reason reason)
+{
+	uint64_t counts[256], sum = 0;
+	uint32_t key = reason;
+	int cpus = libbpf_num_possible_cpus();
+
+	if (cpus > 256 || bpf_map_lookup_elem(fd_of(skel->maps.ph_reasons), &key, counts))
+		return 0;
+	for (int i = 0; i < cpus; i++)
+		sum += counts[i];
+	return sum;
+}
+
+/* No room for another hello: told of hellos alone, and whatever else comes by does not push that out. */
+static void test_full(void)
+{
+	struct ph_decline_key key = { .client = htonl(CLIENT), .client_port = htons(CLIENT_PORT + 1) };
+	static const uint8_t hello[6] = { 22, 3, 1, 2, 0, 1 };
+	struct packet in = from_client(ACK | PSH, PLAIN, 100);
+	int declines = fd_of(skel->maps.ph_declines);
+	struct row row = { .by_cvm = C };
+	static uint8_t out[PACKET_SIZE];
+	struct ph_decline decline;
+	struct ph_steer steer;
+	uint32_t zero = 0, len, slot;
+
+	while (!bpf_map_lookup_and_delete_elem(fd_of(skel->maps.ph_free_hellos), NULL, &slot))
+		;
+	in.from_port = CLIENT_PORT + 1;		/* one that has no flow */
+	set_world();
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_steer), &zero, &steer);
+	steer.fresh_hellos = PH_HELLOS_MAX;
+	bpf_map_update_elem(fd_of(skel->maps.ph_steer), &zero, &steer, 0);
+	ktap_ok(run(&row, &in, out, &len) == UNSPEC && !reason_count(PH_REASON_DECLINED_FULL) &&
+		bpf_map_lookup_elem(declines, &key, &decline), "no hello store is free: data is no news");
+	in.start = hello;
+	in.start_len = sizeof(hello);
+	ktap_ok(run(&row, &in, out, &len) == UNSPEC && reason_count(PH_REASON_DECLINED_FULL) == 1 &&
+		!bpf_map_lookup_elem(declines, &key, &decline) && decline.reason == PH_REASON_DECLINED_FULL,
+		"no hello store is free: a hello is told of");
+}
+
 int main(void)
 {
 	ktap_header();
@@ -522,6 +568,7 @@ int main(void)
 	test_removed(false);
 	test_removed(true);
 	test_finish();
+	test_full();
 	ph_steer_bpf__destroy(skel);
 	return ktap_end();
 }
