@@ -342,13 +342,13 @@ __separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
 	offset = bpf_ntohl(p->tcp.seq) - flow->client_isn - 1;
 	if (p->tcp.rst) {
 		if (offset > store->len)
-			return TC_ACT_SHOT;
+			return drop(PH_REASON_DROPPED_EARLY);
 		flow_decline(flow, PH_REASON_CLIENT_RESET);
 		return TC_ACT_UNSPEC;
 	}
 	if (!p->tcp.ack || !p->payload || bpf_ntohl(p->tcp.ack_seq) != flow->gateway_isn + 1 ||
 	    offset > PH_HELLO_STREAM_MAX || p->tcp.fin)
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_EARLY);
 	if (flow->splice.state == PH_FLOW_BINDING)
 		return bind_from_client(skb, p, flow, slot, offset);
 	switch (collect(skb, p, flow->hello - 1, offset)) {
@@ -357,7 +357,7 @@ __separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
 	case COLLECT_DAMAGED:		/* and so may be what it overlapped */
 		store->piece_count = store->len = 0;
 		__builtin_memset(&store->walk, 0, sizeof(store->walk));
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_EARLY);
 	case COLLECT_PIECES:
 		return begin_give_up(skb, p, flow, PH_REASON_DECLINED_PIECES);
 	default:

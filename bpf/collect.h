@@ -170,7 +170,8 @@ __separate int collect_pass_on(struct __sk_buff *skb, struct packet *p, __u32 he
 	if (!store->piece_count)
 		return TC_ACT_UNSPEC;
 	if (and_packet) {
-		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+		if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
+			unmade();
 	} else if (store->piece_count == 1 && store->pieces[0].to - store->pieces[0].from == p->payload &&
 		   bpf_ntohl(p->tcp.seq) == client_isn + 1 + store->pieces[0].from) {
 		return TC_ACT_UNSPEC;
@@ -178,10 +179,10 @@ __separate int collect_pass_on(struct __sk_buff *skb, struct packet *p, __u32 he
 	for (__u32 i = 1; i < PH_HELLO_PIECES; i++) {
 		if (i >= store->piece_count)
 			break;
-		if (!collect_give(skb, p, hello, client_isn, i))
-			bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+		if (collect_give(skb, p, hello, client_isn, i) || bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
+			unmade();
 	}
-	return collect_give(skb, p, hello, client_isn, 0) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return collect_give(skb, p, hello, client_isn, 0) ? drop(PH_REASON_DROPPED_UNMADE) : TC_ACT_UNSPEC;
 }
 
 #endif

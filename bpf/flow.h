@@ -24,6 +24,7 @@
 #define PH_BPF_FLOW_H
 
 #include "maps.h"
+#include "packet.h"
 
 #define ENOENT 2
 #define EEXIST 17
@@ -43,6 +44,12 @@ static __always_inline void count(enum ph_reason reason)
 
 	if (counter)
 		++*counter;
+}
+
+static __always_inline int drop(enum ph_reason reason)
+{
+	count(reason);
+	return TC_ACT_SHOT;
 }
 
 /* Leaves word for the worker that will have the client. */

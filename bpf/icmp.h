@@ -107,22 +107,22 @@ __separate int icmp_too_big(struct __sk_buff *skb, struct packet *p, __u32 from,
 		.seq = p->tcp.seq,
 	};
 	if (bpf_skb_change_tail(skb, p->l2 + IP_HLEN + TCP_HLEN, 0))
-		return -1;
+		return unmade();
 	partial = csum_is_partial(skb, p->l2 + IP_HLEN + __builtin_offsetof(struct tcphdr, check));
 	if (partial)
 		len += TCP_HLEN;
 	if (partial ? bpf_skb_adjust_room(skb, sizeof(e), BPF_ADJ_ROOM_MAC, 0)
 		    : bpf_skb_change_tail(skb, p->l2 + IP_HLEN + sizeof(e), 0))
-		return -1;
+		return unmade();
 	emit_headers(s, from, p->ip.saddr, 0, 0);
 	if (partial && bpf_skb_store_bytes(skb, p->l2 + IP_HLEN + sizeof(e), &s->tcp, TCP_HLEN, 0))
-		return -1;
+		return unmade();
 	s->ip.protocol = IPPROTO_ICMP;
 	s->ip.tot_len = bpf_htons(IP_HLEN + len);
 	s->ip.check = sum_ip_header(&s->ip);
 	e.icmp.checksum = ~sum_fold16(sum_words(&e, sizeof(e) / 4));
 	return bpf_skb_store_bytes(skb, p->l2, &s->ip, IP_HLEN, BPF_F_RECOMPUTE_CSUM) ||
-	       bpf_skb_store_bytes(skb, p->l2 + IP_HLEN, &e, sizeof(e), BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
+	       bpf_skb_store_bytes(skb, p->l2 + IP_HLEN, &e, sizeof(e), BPF_F_RECOMPUTE_CSUM) ? unmade() : 0;
 }
 
 #endif
