@@ -25,6 +25,7 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "scatter.h"
 
 #define ENOENT 2
 #define EEXIST 17
@@ -109,17 +110,11 @@ static __always_inline void flow_unlock(struct ph_flow *flow)
 
 /* Slots. Never-used ones come first, in an order that tells nobody how many there were before. */
 
-static __always_inline __u32 slot_scatter(const struct ph_steer *steer, __u32 n)
+__separate __u32 slot_fresh(__u32 n)
 {
-	__u32 mask = steer->slots - 1;
+	const struct ph_steer *steer = steer_config();
 
-	n = (n ^ (__u32)steer->secret[2]) & mask;
-	n = (n * 0x9e3779b1) & mask;
-	n ^= n >> 9;
-	n = (n ^ (__u32)(steer->secret[2] >> 32)) & mask;
-	n = (n * 0x85ebca6b) & mask;
-	n ^= n >> 9;
-	return n & mask;
+	return steer ? scatter(steer->secret + 2, n, steer->slots) : 0;
 }
 
 static __always_inline int slot_take(struct ph_steer *steer, __u32 *ret_slot)
@@ -129,7 +124,7 @@ static __always_inline int slot_take(struct ph_steer *steer, __u32 *ret_slot)
 	if (READ_ONCE(steer->fresh) < steer->slots) {
 		fresh = __sync_fetch_and_add(&steer->fresh, 1);
 		if (fresh < steer->slots) {
-			*ret_slot = slot_scatter(steer, fresh);
+			*ret_slot = slot_fresh(fresh);
 			return 0;
 		}
 	}
