@@ -136,6 +136,53 @@ static __always_inline struct ph_flow *flow_at(__u32 slot)
 	return bpf_map_lookup_elem(&ph_flows, &slot);
 }
 
+/* ph_used: a slot is in use from before its flow is COLLECTING until after it is FREE. */
+
+static __always_inline __u64 *slot_word(__u32 slot)
+{
+	__u32 word = slot / PH_SLOTS_WORD;
+
+	return bpf_map_lookup_elem(&ph_used, &word);
+}
+
+static __always_inline void slot_set_used(__u32 slot)
+{
+	__u64 *word = slot_word(slot);
+
+	if (word)
+		__sync_fetch_and_or(word, 1ULL << slot % PH_SLOTS_WORD);
+}
+
+static __always_inline void slot_set_unused(__u32 slot)
+{
+	__u64 *word = slot_word(slot);
+
+	if (word)
+		__sync_fetch_and_and(word, ~(1ULL << slot % PH_SLOTS_WORD));
+}
+
+/* From one slot in use to the next, words without any at once. */
+struct slot_walk {
+	__u32 next, end;
+};
+
+/* One step, of @end - @next at the most. Return: the slot, or PH_FLOWS_MAX: nothing at this step. */
+static __always_inline __u32 slot_walk_on(struct slot_walk *walk)
+{
+	__u32 slot = walk->next;
+	__u64 *word, bits;
+
+	walk->next = PH_FLOWS_MAX;
+	if (slot >= walk->end)
+		return PH_FLOWS_MAX;
+	word = slot_word(slot);
+	if (!word)
+		return PH_FLOWS_MAX;
+	bits = READ_ONCE(*word) >> slot % PH_SLOTS_WORD;
+	walk->next = bits ? slot + 1 : (slot | (PH_SLOTS_WORD - 1)) + 1;
+	return bits & 1 ? slot : PH_FLOWS_MAX;
+}
+
 static __always_inline __be32 slot_address(const struct ph_steer *steer, __u32 slot)
 {
 	return bpf_htonl(steer->source + slot / PH_FLOW_PORTS);
@@ -440,8 +487,10 @@ static __always_inline void flow_free(struct ph_flow *flow, __u32 slot)
 	if (flow->counted || flow_unkey(flow))
 		return;
 	flow_drop_hello(flow);
-	if (!bpf_map_push_elem(&ph_free, &slot, 0))
-		WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
+	if (bpf_map_push_elem(&ph_free, &slot, 0))
+		return;
+	WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
+	slot_set_unused(slot);
 }
 
 static __always_inline void flow_rest(struct ph_flow *flow, enum ph_flow_state state, enum ph_reason reason)
@@ -619,6 +668,7 @@ static __always_inline enum flow_new flow_new(struct ph_steer *steer, const stru
 	err = bpf_map_update_elem(&ph_clients, key, &ref, BPF_NOEXIST);
 	if (!err) {
 		flow->splice.flags = PH_FLOW_KEYED;
+		slot_set_used(ref.slot);
 		WRITE_ONCE(flow->splice.state, PH_FLOW_COLLECTING);
 		*ret_slot = ref.slot;
 		return FLOW_NEW;

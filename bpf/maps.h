@@ -67,6 +67,14 @@ struct {
 	__type(value, struct ph_flow);
 } ph_flows SEC(".maps");
 
+/* Which slots are in use. Who goes through all flows looks here first, and not at 100 MB of table. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PH_FLOWS_MAX / PH_SLOTS_WORD);
+	__type(key, __u32);
+	__type(value, __u64);
+} ph_used SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

@@ -448,6 +448,34 @@ static int sweep_rows(struct ph_rows *rows)
 	return 0;
 }
 
+static int used_rows(struct ph_rows *rows)
+{
+	struct ph_json *row;
+	uint32_t used;
+	int err;
+
+	if (!rows->flows)
+		return -ENOENT;
+	err = ph_flows_used(rows->flows, &used);
+	if (err)
+		return err;
+	row = ph_json_object();
+	ph_json_set_number(row, "used", used);
+	ph_rows_add(rows, row);
+	rows->count = used;
+	return 0;
+}
+
+static void print_used(const struct ph_json *rows, FILE *out)
+{
+	static const struct ph_column columns[] = {
+		{ "used", "slots in use", PH_CELL_NUMBER },
+		{ 0 },
+	};
+
+	print_record(rows, columns, out);
+}
+
 static void print_sweep(const struct ph_json *rows, FILE *out)
 {
 	static const struct ph_column columns[] = {
@@ -463,6 +491,7 @@ static void print_sweep(const struct ph_json *rows, FILE *out)
 const struct ph_map_row ph_kernel_maps[] = {
 	{ "steer", steer_rows, NULL, print_steer, "what steer is told; its keys are not shown", ABSENT },
 	{ "flows", flow_rows, ph_ctl_flow_columns, NULL, "the kernel path's connections", ABSENT },
+	{ "used", used_rows, NULL, print_used, "which of their slots are in use", ABSENT },
 	{ "clients", client_rows, client_columns, NULL, "which flow a client's packets are of", ABSENT },
 	{ "free", free_flow_rows, NULL, print_free, "flow slots to be used again", ABSENT },
 	{ "hellos", hello_rows, hello_columns, NULL, "ClientHellos held; their bytes are not shown", ABSENT },

@@ -13,6 +13,7 @@
  *   ph_workers   array, mmapable  worker index  struct ph_worker   that worker  all
  *   ph_steer     array, mmapable  0             struct ph_steer    manager      steer, phalactl
  *   ph_flows     array            flow slot     struct ph_flow     steer        steer, phalactl
+ *   ph_used      array            slot / 64     __u64, a bit a slot steer        steer, phalactl
  *   ph_clients   hash             ph_client_key struct ph_ref      steer        steer, phalactl
  *   ph_free      queue                          __u32 flow slot    steer        steer
  *   ph_hellos    array            hello slot    struct ph_hello_store steer     steer

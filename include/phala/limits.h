@@ -67,6 +67,7 @@
 #define PH_BIND_TIMEOUT_MS 3000		/* from the whole hello to an instance's SYN-ACK, all tries together */
 #define PH_BIND_TRIES_MAX 8		/* instances tried for one connection, however many are configured */
 #define PH_BIND_TURN_MS 450		/* for one instance, if there is another and the client asks again */
+#define PH_SLOTS_WORD 64			/* flow slots whose use is told by one word of ph_used */
 #define PH_SWEEP_MS 50			/* between two looks at a part of the flow table */
 #define PH_SWEEP_PARTS 16		/* so all of it is looked at in 800 ms */
 #define PH_SWEEP_DEAD_MS 5000		/* without a look, steer takes no new connection: nothing would ever end */

@@ -212,7 +212,8 @@ static void set_flow(enum ph_flow_state state)
 		.cvm = { .packets = 1, .end = CVM_NEXT, .ack = CLIENT_NEXT, .window_end = CLIENT_NEXT + (WINDOW << 4) },
 		.begun_ns = now_ns(), .ended_ns = now_ns(), .client_isn = CLIENT_ISN, .gateway_isn = GATEWAY_ISN,
 	};
-	uint32_t slot = SLOT, hello = 0;
+	uint32_t slot = SLOT, hello = 0, word = SLOT / PH_SLOTS_WORD;
+	uint64_t used = 1ULL << SLOT % PH_SLOTS_WORD;
 	static struct ph_hello_store store;
 
 	if (state == PH_FLOW_COLLECTING || state == PH_FLOW_BINDING) {
@@ -228,6 +229,7 @@ static void set_flow(enum ph_flow_state state)
 	}
 	flow.client.last_ns = flow.cvm.last_ns = now_ns();
 	bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+	bpf_map_update_elem(fd_of(skel->maps.ph_used), &word, &used, 0);
 	bpf_map_update_elem(fd_of(skel->maps.ph_clients), &key, &ref, 0);
 }
 
