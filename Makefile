@@ -57,7 +57,7 @@ CTL_OBJ := $(CTL_SRC:%.c=$(BUILD)/%.o)
 BPF_OBJ := $(BPF_SRC:bpf/%.bpf.c=$(BUILD_TOP)/bpf/%.bpf.o)
 SKEL := $(BPF_OBJ:.bpf.o=.skel.h)
 UNIT_BIN := $(UNIT_SRC:selftests/unit/%.c=$(BUILD)/unit/%)
-STEER_BIN := $(BUILD)/steer/stand $(BUILD)/steer/loss.bpf.o
+STEER_BIN := $(BUILD)/steer/stand $(BUILD)/steer/loss.bpf.o $(BUILD)/steer/deep.bpf.o
 TORTURE_BIN := $(BUILD)/torture/crowd $(BUILD)/torture/host
 FUZZ_BIN := $(FUZZ_SRC:selftests/fuzz/%.c=$(BUILD)/fuzz/%)
 FUZZ_LIB_OBJ := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(filter-out user/main.c,$(USER_SRC)))
@@ -111,7 +111,7 @@ $(BUILD)/tools/%: $(BUILD)/tools/%.o
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Tests
-tests: $(UNIT_BIN) $(FUZZ_BIN) $(STEER_BIN) $(TORTURE_BIN)
+tests: $(UNIT_BIN) $(FUZZ_BIN) $(STEER_BIN) $(TORTURE_BIN) $(BUILD)/tools/insns
 
 $(BUILD)/steer/stand: $(BUILD)/selftests/steer/stand.o $(BUILD)/libphala.a
 	@mkdir -p $(@D)
@@ -189,4 +189,4 @@ clean:
 	rm -rf $(BUILD_TOP)
 
 -include $(USER_OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(BPF_OBJ:.o=.d) $(UNIT_SRC:%.c=$(BUILD)/%.d) $(BENCH_SRC:%.c=$(BUILD)/%.d) $(TORTURE_SRC:%.c=$(BUILD)/%.d)
--include $(FUZZ_OBJ:.o=.d) $(STEER_SRC:%.c=$(BUILD)/%.d) $(BUILD)/steer/loss.bpf.d $(BUILD)/tools/insns.d
+-include $(FUZZ_OBJ:.o=.d) $(STEER_SRC:%.c=$(BUILD)/%.d) $(BUILD)/steer/loss.bpf.d $(BUILD)/steer/deep.bpf.d $(BUILD)/tools/insns.d

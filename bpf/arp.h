@@ -26,14 +26,15 @@ static __always_inline __be32 arp_address(const __u8 *at)
 	return bpf_htonl((__u32)at[0] << 24 | (__u32)at[1] << 16 | (__u32)at[2] << 8 | at[3]);
 }
 
-/* Return: 1 when @skb has become the answer. */
-static __always_inline int arp_answer(struct __sk_buff *skb, const struct ph_steer *steer)
+/* By itself, for its stack. Return: 1 when @skb has become the answer. */
+__separate int arp_answer(struct __sk_buff *skb)
 {
+	const struct ph_steer *steer = steer_config();
 	struct arp_packet arp;
 	__u8 target[4];
 	__u32 index;
 
-	if (bpf_skb_load_bytes(skb, 0, &arp, sizeof(arp)) || arp.operation != bpf_htons(ARP_REQUEST) ||
+	if (!steer || bpf_skb_load_bytes(skb, 0, &arp, sizeof(arp)) || arp.operation != bpf_htons(ARP_REQUEST) ||
 	    arp.hardware != bpf_htons(1) || arp.type != bpf_htons(ETH_P_IP) || arp.hardware_len != 6 ||
 	    arp.address_len != 4)
 		return 0;

@@ -78,15 +78,29 @@ __separate int to_worker(struct __sk_buff *skb, struct packet *p, __u32 hello)
 	return TC_ACT_UNSPEC;
 }
 
-static __always_inline void count_decline(const struct packet *p, enum ph_reason reason)
+#define TLS_HANDSHAKE 22
+
+/* Does what is at @at begin as a ClientHello does (hello.h)? */
+static __always_inline int is_hello(struct __sk_buff *skb, __u32 at)
 {
+	__u8 first[6];
+
+	return !bpf_skb_load_bytes(skb, at, first, sizeof(first)) && first[0] == TLS_HANDSHAKE && first[1] == 3 &&
+	       first[5] == 1;
+}
+
+/* A hello, or the first part of one: all else that comes by is no news, and must not push out what was said of hellos. */
+static __always_inline void count_decline(struct __sk_buff *skb, const struct packet *p, enum ph_reason reason)
+{
+	if (!is_hello(skb, p->l2 + IP_HLEN + p->header_len))
+		return;
 	count(reason);
 	note_decline(p->ip.saddr, p->tcp.source, reason);
 }
 
 static __always_inline int decline(struct __sk_buff *skb, struct packet *p, __u32 hello, enum ph_reason reason)
 {
-	count_decline(p, reason);
+	count_decline(skb, p, reason);
 	return to_worker(skb, p, hello);
 }
 
@@ -139,7 +153,7 @@ static __always_inline int begin_continue(struct __sk_buff *skb, struct packet *
 		return TC_ACT_SHOT;
 	if (verdict == VERDICT_STEER)
 		return bind_next_or_pass(skb, p, flow, slot, 0);
-	action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn);
+	action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn, 0);
 	if (action == TC_ACT_UNSPEC)
 		action = to_worker(skb, p, flow->hello - 1);
 	if (verdict == VERDICT_WORKER)
@@ -170,10 +184,10 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 	case REQUEST_NONE:
 		return BEGIN_NOT_OURS;
 	case REQUEST_ACCEPTED:
-		count_decline(p, PH_REASON_DECLINED_ACCEPTED);
+		count_decline(skb, p, PH_REASON_DECLINED_ACCEPTED);
 		return BEGIN_NOT_OURS;
 	case REQUEST_ODD:
-		count_decline(p, PH_REASON_DECLINED_OPTIONS);
+		count_decline(skb, p, PH_REASON_DECLINED_OPTIONS);
 		return BEGIN_NOT_OURS;
 	case REQUEST_OK:
 		break;
@@ -184,7 +198,7 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 		return BEGIN_NOT_OURS;
 	collect_begin(store);
 	if (p->tcp.fin || p->tcp.urg || options_read(skb, p, s->seen, &o) || begin_note(p, &o, store)) {
-		count_decline(p, PH_REASON_DECLINED_OPTIONS);
+		count_decline(skb, p, PH_REASON_DECLINED_OPTIONS);
 		return BEGIN_NOT_OURS;
 	}
 	switch (collect(skb, p, hello, offset)) {
@@ -199,7 +213,7 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 	default:
 		reason = PH_REASON_DECLINED_LONG;
 	}
-	count_decline(p, reason);
+	count_decline(skb, p, reason);
 	return BEGIN_NOT_OURS;
 }
 
@@ -223,6 +237,12 @@ __separate int begin_flow(struct __sk_buff *skb, struct packet *p, __u32 hello, 
 	flow = flow_at(slot);
 	if (!flow)
 		return FLOW_NEW_FULL;
+	if (!source_take(key.client, PH_COUNTED_HELLO, PH_HELLOS_SOURCE_MAX)) {
+		flow_free(flow, slot);
+		flow_unlock(flow);
+		return FLOW_NEW_HELLOS;
+	}
+	flow->counted = PH_COUNTED_HELLO;
 	flow->hello = hello + 1;
 	flow->client_isn = store->client_isn;
 	flow->gateway_isn = store->gateway_isn;
@@ -258,6 +278,8 @@ static __always_inline int begin_claim(struct __sk_buff *skb, struct packet *p, 
 		return BEGIN_AGAIN;
 	case FLOW_NEW:
 		break;
+	case FLOW_NEW_HELLOS:
+		return decline(skb, p, hello, PH_REASON_DECLINED_HELLOS);
 	default:
 		return decline(skb, p, hello, PH_REASON_DECLINED_FULL);
 	}
@@ -281,7 +303,7 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 	    !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
 	if (hello_take(steer, &hello)) {
-		count_decline(p, PH_REASON_DECLINED_FULL);
+		count_decline(skb, p, PH_REASON_DECLINED_FULL);
 		return TC_ACT_UNSPEC;
 	}
 	if (begin_collect(skb, p, hello) == BEGIN_COLLECTED)
@@ -290,6 +312,16 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 		action = to_worker(skb, p, hello);
 	if (!kept)
 		hello_give_back(hello);
+	return action;
+}
+
+/* A packet that is not taken, and so ends the collecting: a worker gets all there is. Return: what becomes of it. */
+static __always_inline int begin_give_up(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow,
+					 enum ph_reason reason)
+{
+	int action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn, 1);
+
+	flow_decline(flow, reason);
 	return action;
 }
 
@@ -310,13 +342,13 @@ __separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
 	offset = bpf_ntohl(p->tcp.seq) - flow->client_isn - 1;
 	if (p->tcp.rst) {
 		if (offset > store->len)
-			return TC_ACT_SHOT;
+			return drop(PH_REASON_DROPPED_EARLY);
 		flow_decline(flow, PH_REASON_CLIENT_RESET);
 		return TC_ACT_UNSPEC;
 	}
 	if (!p->tcp.ack || !p->payload || bpf_ntohl(p->tcp.ack_seq) != flow->gateway_isn + 1 ||
-	    offset > PH_HELLO_STREAM_BPF_MAX || p->tcp.fin)
-		return TC_ACT_SHOT;
+	    offset > PH_HELLO_STREAM_MAX || p->tcp.fin)
+		return drop(PH_REASON_DROPPED_EARLY);
 	if (flow->splice.state == PH_FLOW_BINDING)
 		return bind_from_client(skb, p, flow, slot, offset);
 	switch (collect(skb, p, flow->hello - 1, offset)) {
@@ -325,13 +357,11 @@ __separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
 	case COLLECT_DAMAGED:		/* and so may be what it overlapped */
 		store->piece_count = store->len = 0;
 		__builtin_memset(&store->walk, 0, sizeof(store->walk));
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_EARLY);
 	case COLLECT_PIECES:
-		flow_decline(flow, PH_REASON_DECLINED_PIECES);
-		return TC_ACT_UNSPEC;
+		return begin_give_up(skb, p, flow, PH_REASON_DECLINED_PIECES);
 	default:
-		flow_decline(flow, PH_REASON_DECLINED_LONG);
-		return TC_ACT_UNSPEC;
+		return begin_give_up(skb, p, flow, PH_REASON_DECLINED_LONG);
 	}
 }
 

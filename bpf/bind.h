@@ -103,7 +103,7 @@ __separate int bind_syn(struct __sk_buff *skb, __u32 l2, __u32 slot, __u32 hello
 		o[19] = splice->client_scale;
 	}
 	if (emit(skb, l2, s, BIND_SYN_LEN, 0, 0))
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_UNMADE);
 	return to_tunnel(skb);
 }
 
@@ -144,7 +144,7 @@ static __always_inline int bind_next_or_pass(struct __sk_buff *skb, struct packe
 		return result;
 	if (patient && bpf_ktime_get_ns() - flow->begun_ns < PH_CONNECT_TIMEOUT_MS * NSEC_PER_MSEC)
 		return bind_syn(skb, p->l2, slot, hello);
-	verdict = collect_pass_on(skb, p, hello, flow->client_isn);
+	verdict = collect_pass_on(skb, p, hello, flow->client_isn, 0);
 	flow_decline(flow, bind_failure(result));
 	return verdict;
 }
@@ -212,9 +212,7 @@ static long bind_send_step(__u32 index, void *arg)
 		run->result = 0;
 		return 1;
 	}
-	/* Should the copy be lost, the client's retransmission repairs it. */
-	copy_to_tunnel(run->skb, run->flow->mac);
-	return 0;
+	return copy_to_tunnel(run->skb, run->flow->mac) ? 1 : 0;
 }
 
 /* What the CVM's SYN-ACK agreed to: scales, timestamps, what it takes. Return: PH_REASON_COUNT, or what is wrong. */
@@ -307,7 +305,7 @@ __separate int bind_answered(struct __sk_buff *skb, struct packet *p, __u32 slot
 		return TC_ACT_SHOT;
 	store = hello_at(flow->hello - 1);
 	if (!store || options_read(skb, p, s->seen, &o))
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_MALFORMED);
 	splice = &flow->splice;
 	splice->seq_to_client = flow->gateway_isn - bpf_ntohl(p->tcp.seq);
 	wrong = bind_options(steer, p, &o, flow, store);
@@ -315,8 +313,8 @@ __separate int bind_answered(struct __sk_buff *skb, struct packet *p, __u32 slot
 		wrong = PH_REASON_INSTANCE_REMOVED;
 	if (wrong != PH_REASON_COUNT) {
 		count_instance(flow, wrong);
-		if (!emit_reset_reply(skb, p, s))
-			copy_to_tunnel(skb, flow->mac);
+		if (emit_reset_reply(skb, p, s) || copy_to_tunnel(skb, flow->mac))
+			unmade();
 		return BIND_UNFIT;
 	}
 	bind_windows(flow, store, bpf_ntohs(p->tcp.window));
@@ -339,7 +337,8 @@ __separate int bind_answered(struct __sk_buff *skb, struct packet *p, __u32 slot
 	flow_event(flow, PH_EVENT_BEGIN, PH_REASON_SPLICED);
 	ph_loop(BIND_SEGMENTS_MAX, bind_send_step, &run);
 	flow_drop_hello(flow);
-	return run.result ? TC_ACT_SHOT : to_tunnel(skb);
+	/* What is missing is the client's retransmission to repair. */
+	return run.result ? drop(PH_REASON_DROPPED_UNMADE) : to_tunnel(skb);
 }
 
 /* A packet of the CVM's, or nobody's, at a flow that is BINDING. */
@@ -350,12 +349,14 @@ __separate int bind_from_cvm(struct __sk_buff *skb, struct packet *p, __u32 slot
 	struct ph_hello_store *store;
 	int expected, action;
 
-	if (!p || !flow || !s || !p->tcp.ack)
+	if (!p || !flow || !s)
 		return TC_ACT_SHOT;
+	if (!p->tcp.ack)
+		return drop(PH_REASON_DROPPED_EARLY);
 	expected = bpf_ntohl(p->tcp.ack_seq) == flow->client_isn + flow->splice.seq_to_cvm + 1;
 	if (p->tcp.rst) {
 		if (!expected)
-			return TC_ACT_SHOT;
+			return drop(PH_REASON_DROPPED_EARLY);
 		count_instance(flow, PH_REASON_CVM_REFUSED);
 		return bind_next_or_drop(skb, p->l2, flow, slot);
 	}
@@ -371,8 +372,9 @@ __separate int bind_from_cvm(struct __sk_buff *skb, struct packet *p, __u32 slot
 	 */
 	store = hello_at(flow->hello - 1);
 	if (!store || ++store->packets > PH_HELLO_PACKETS_MAX || emit_reset_reply(skb, p, s))
-		return TC_ACT_SHOT;
-	copy_to_tunnel(skb, flow->mac);
+		return drop(PH_REASON_DROPPED_EARLY);
+	if (copy_to_tunnel(skb, flow->mac))
+		unmade();
 	return bind_syn(skb, p->l2, slot, flow->hello - 1);
 }
 
@@ -381,15 +383,19 @@ static __always_inline int bind_from_client(struct __sk_buff *skb, struct packet
 					    __u32 offset)
 {
 	struct ph_hello_store *store = hello_at(flow->hello - 1);
+	int result;
 
 	if (!store)
 		return TC_ACT_SHOT;
 	/* Early data. What overlaps the hello is left out: a damaged packet must not spoil what is there. */
-	if (offset >= store->len && collect(skb, p, flow->hello - 1, offset) == COLLECT_DAMAGED) {
+	result = offset >= store->len ? collect(skb, p, flow->hello - 1, offset) : COLLECT_OK;
+	if (result == COLLECT_DAMAGED) {
 		store->pieces[0].from = 0;	/* those ahead of a gap may be spoilt */
 		store->pieces[0].to = store->len;
 		store->piece_count = 1;
 	}
+	if (result != COLLECT_OK)
+		return drop(PH_REASON_DROPPED_EARLY);
 	if (offset)
 		return TC_ACT_SHOT;
 	if (bpf_ktime_get_ns() - store->turn_ns < PH_BIND_TURN_MS * NSEC_PER_MSEC)

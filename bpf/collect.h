@@ -110,48 +110,79 @@ __separate int collect(struct __sk_buff *skb, struct packet *p, __u32 hello, __u
 }
 
 /*
- * Passes the stack all that is there, in the place of the packet at hand: a packet that is not GSO may be larger than
- * the MTU. Its options stay. Return: TC_ACT_UNSPEC, or TC_ACT_SHOT when it could not be made.
+ * Makes the packet one with a piece of what is held, of which there is no end before its beginning. Its options stay, and
+ * it may become larger than the MTU: if it is not GSO, the stack takes it. Return: 0 or -1.
  */
-__separate int collect_pass_on(struct __sk_buff *skb, struct packet *p, __u32 hello, __u32 client_isn)
+__separate int collect_give(struct __sk_buff *skb, struct packet *p, __u32 hello, __u32 client_isn, __u32 piece)
 {
 	struct ph_hello_store *store = hello_at(hello);
 	struct scratch *s = scratch_get();
-	__u32 header, options, len, at;
+	__u32 header, options, from, len, at;
 	struct options o;
 	__u64 sum;
 
 	if (!p || !store || !s || options_read(skb, p, s->seen, &o))
-		return TC_ACT_SHOT;
-	len = store->len;
+		return -1;
+	piece = ph_below(piece, PH_HELLO_PIECES);
+	from = store->pieces[piece].from;
+	len = store->pieces[piece].to - from;
 	header = p->l2 + IP_HLEN + p->header_len;
 	options = p->header_len - TCP_HLEN;
 	at = p->l2 + IP_HLEN + __builtin_offsetof(struct tcphdr, check);
 	sum = sum_pseudo(p->ip.saddr, p->ip.daddr, p->header_len + len);
 	if (len < 1 || len > PH_HELLO_STREAM_BPF_MAX)
-		return TC_ACT_UNSPEC;
-	if (len == p->payload && bpf_ntohl(p->tcp.seq) == client_isn + 1)
-		return TC_ACT_UNSPEC;
-	/* Growing first: after it no checksum of the device's stands in the way. */
-	if (bpf_skb_change_tail(skb, skb->len + 1, 0) || bpf_skb_change_tail(skb, header + len, 0))
-		return TC_ACT_SHOT;
+		return -1;
+	/* A super-packet is too long to grow. And having grown, no checksum of the device's stands in the way. */
+	if (bpf_skb_change_tail(skb, header, 0) || bpf_skb_change_tail(skb, header + len, 0))
+		return -1;
 	s->ip = p->ip;
 	s->tcp = p->tcp;
 	s->ip.tot_len = bpf_htons(header + len - p->l2);
 	s->ip.check = sum_ip_header(&s->ip);
-	s->tcp.seq = bpf_htonl(client_isn + 1);
+	s->tcp.seq = bpf_htonl(client_isn + 1 + from);
 	s->tcp.check = 0;
 	if (csum_is_partial(skb, at)) {
 		s->tcp.check = sum_fold16(sum);
 	} else {
-		sum += sum_words(&s->tcp, TCP_HLEN / 4) + sum_hello(store->data, 0, len);
+		sum += sum_words(&s->tcp, TCP_HLEN / 4) + sum_hello(store->data, from, len);
 		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)s->seen, ph_below(options, TCP_OPTIONS_SIZE), 0);
 		s->tcp.check = ~sum_fold16(sum);
 	}
-	if (bpf_skb_store_bytes(skb, p->l2, s, IP_HLEN + TCP_HLEN, 0) ||
-	    bpf_skb_store_bytes(skb, header, store->data, ph_below(len - 1, PH_HELLO_STREAM_BPF_MAX) + 1, 0))
+	return bpf_skb_store_bytes(skb, p->l2, s, IP_HLEN + TCP_HLEN, 0) ||
+	       bpf_skb_store_bytes(skb, header, store->data + ph_below(from, PH_HELLO_STREAM_BPF_MAX),
+				   ph_below(len - 1, PH_HELLO_STREAM_BPF_MAX) + 1, 0) ? -1 : 0;
+}
+
+/**
+ * collect_pass_on() - give the stack all that is held, so that no retransmission need be waited for.
+ * @skb: its place is taken by the first piece; the others go in behind it.
+ * @and_packet: what is in @skb itself is not among it, and goes in too.
+ *
+ * What goes in behind passes steer again, and must find no flow that collects. Return: TC_ACT_UNSPEC, or TC_ACT_SHOT when
+ * a piece could not be made.
+ */
+__separate int collect_pass_on(struct __sk_buff *skb, struct packet *p, __u32 hello, __u32 client_isn, __u32 and_packet)
+{
+	struct ph_hello_store *store = hello_at(hello);
+
+	if (!p || !store)
 		return TC_ACT_SHOT;
-	return TC_ACT_UNSPEC;
+	if (!store->piece_count)
+		return TC_ACT_UNSPEC;
+	if (and_packet) {
+		if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
+			unmade();
+	} else if (store->piece_count == 1 && store->pieces[0].to - store->pieces[0].from == p->payload &&
+		   bpf_ntohl(p->tcp.seq) == client_isn + 1 + store->pieces[0].from) {
+		return TC_ACT_UNSPEC;
+	}
+	for (__u32 i = 1; i < PH_HELLO_PIECES; i++) {
+		if (i >= store->piece_count)
+			break;
+		if (collect_give(skb, p, hello, client_isn, i) || bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
+			unmade();
+	}
+	return collect_give(skb, p, hello, client_isn, 0) ? drop(PH_REASON_DROPPED_UNMADE) : TC_ACT_UNSPEC;
 }
 
 #endif

@@ -63,13 +63,20 @@ static __always_inline struct scratch *scratch_of_manager(void)
 	return bpf_map_lookup_elem(&steer_scratch, &one);
 }
 
+/* A packet could not be made, or not be sent. Return: -1. */
+static __always_inline int unmade(void)
+{
+	count(PH_REASON_DROPPED_UNMADE);
+	return -1;
+}
+
 /* Into the tunnel. The mark is for guard. */
 static __always_inline int to_tunnel(struct __sk_buff *skb)
 {
 	struct ph_gateway *gateway = gateway_config();
 
 	if (!gateway || !gateway->tunnel_ifindex)
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_DEVICE);
 	skb->mark = PH_STEER_MARK;
 	if (tunnel_l2)
 		return bpf_redirect_neigh(gateway->tunnel_ifindex, NULL, 0, 0);
@@ -96,7 +103,7 @@ static __always_inline int to_client(struct __sk_buff *skb, __u32 nic)
 	__u8 header[ETH_HLEN] = { [12] = ETH_P_IP >> 8, [13] = ETH_P_IP & 0xff };
 
 	if (!tunnel_l2 && (bpf_skb_change_head(skb, ETH_HLEN, 0) || bpf_skb_store_bytes(skb, 0, header, ETH_HLEN, 0)))
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_UNMADE);
 	return bpf_redirect_neigh(nic, NULL, 0, 0);
 }
 

@@ -24,6 +24,8 @@
 #define PH_BPF_FLOW_H
 
 #include "maps.h"
+#include "packet.h"
+#include "scatter.h"
 
 #define ENOENT 2
 #define EEXIST 17
@@ -43,6 +45,12 @@ static __always_inline void count(enum ph_reason reason)
 
 	if (counter)
 		++*counter;
+}
+
+static __always_inline int drop(enum ph_reason reason)
+{
+	count(reason);
+	return TC_ACT_SHOT;
 }
 
 /* Leaves word for the worker that will have the client. */
@@ -102,17 +110,11 @@ static __always_inline void flow_unlock(struct ph_flow *flow)
 
 /* Slots. Never-used ones come first, in an order that tells nobody how many there were before. */
 
-static __always_inline __u32 slot_scatter(const struct ph_steer *steer, __u32 n)
+__separate __u32 slot_fresh(__u32 n)
 {
-	__u32 mask = steer->slots - 1;
+	const struct ph_steer *steer = steer_config();
 
-	n = (n ^ (__u32)steer->secret[2]) & mask;
-	n = (n * 0x9e3779b1) & mask;
-	n ^= n >> 9;
-	n = (n ^ (__u32)(steer->secret[2] >> 32)) & mask;
-	n = (n * 0x85ebca6b) & mask;
-	n ^= n >> 9;
-	return n & mask;
+	return steer ? scatter(steer->secret + 2, n, steer->slots) : 0;
 }
 
 static __always_inline int slot_take(struct ph_steer *steer, __u32 *ret_slot)
@@ -122,7 +124,7 @@ static __always_inline int slot_take(struct ph_steer *steer, __u32 *ret_slot)
 	if (READ_ONCE(steer->fresh) < steer->slots) {
 		fresh = __sync_fetch_and_add(&steer->fresh, 1);
 		if (fresh < steer->slots) {
-			*ret_slot = slot_scatter(steer, fresh);
+			*ret_slot = slot_fresh(fresh);
 			return 0;
 		}
 	}
@@ -132,6 +134,53 @@ static __always_inline int slot_take(struct ph_steer *steer, __u32 *ret_slot)
 static __always_inline struct ph_flow *flow_at(__u32 slot)
 {
 	return bpf_map_lookup_elem(&ph_flows, &slot);
+}
+
+/* ph_used: a slot is in use from before its flow is COLLECTING until after it is FREE. */
+
+static __always_inline __u64 *slot_word(__u32 slot)
+{
+	__u32 word = slot / PH_SLOTS_WORD;
+
+	return bpf_map_lookup_elem(&ph_used, &word);
+}
+
+static __always_inline void slot_set_used(__u32 slot)
+{
+	__u64 *word = slot_word(slot);
+
+	if (word)
+		__sync_fetch_and_or(word, 1ULL << slot % PH_SLOTS_WORD);
+}
+
+static __always_inline void slot_set_unused(__u32 slot)
+{
+	__u64 *word = slot_word(slot);
+
+	if (word)
+		__sync_fetch_and_and(word, ~(1ULL << slot % PH_SLOTS_WORD));
+}
+
+/* From one slot in use to the next, words without any at once. */
+struct slot_walk {
+	__u32 next, end;
+};
+
+/* One step, of @end - @next at the most. Return: the slot, or PH_FLOWS_MAX: nothing at this step. */
+static __always_inline __u32 slot_walk_on(struct slot_walk *walk)
+{
+	__u32 slot = walk->next;
+	__u64 *word, bits;
+
+	walk->next = PH_FLOWS_MAX;
+	if (slot >= walk->end)
+		return PH_FLOWS_MAX;
+	word = slot_word(slot);
+	if (!word)
+		return PH_FLOWS_MAX;
+	bits = READ_ONCE(*word) >> slot % PH_SLOTS_WORD;
+	walk->next = bits ? slot + 1 : (slot | (PH_SLOTS_WORD - 1)) + 1;
+	return bits & 1 ? slot : PH_FLOWS_MAX;
 }
 
 static __always_inline __be32 slot_address(const struct ph_steer *steer, __u32 slot)
@@ -213,14 +262,6 @@ static __always_inline int hello_take(struct ph_steer *steer, __u32 *ret_slot)
 static __always_inline void hello_give_back(__u32 slot)
 {
 	bpf_map_push_elem(&ph_free_hellos, &slot, 0);
-}
-
-static __always_inline void flow_drop_hello(struct ph_flow *flow)
-{
-	if (!flow->hello)
-		return;
-	hello_give_back(flow->hello - 1);
-	flow->hello = 0;
 }
 
 /* Events: a look at the clock when nobody listens. */
@@ -352,45 +393,76 @@ static __always_inline void source_unlock(__u32 *lock)
 	__sync_lock_test_and_set(lock, 0);
 }
 
-/* What flows of one client's address there are. Return: how many, this one included, or 0 when it cannot be counted. */
-__separate __u32 source_take(__u32 client)
+static __always_inline __u32 *source_count(struct ph_client_count *source, enum ph_counted what)
 {
-	__u32 one = 1, *lock = source_lock(client), *flows, result = 0;
+	return what == PH_COUNTED_HELLO ? &source->hellos : &source->flows;
+}
+
+/*
+ * What there is of one client's address. Return: how many, this one included, or 0 when it cannot be counted, or would be
+ * more than @limit.
+ */
+__separate __u32 source_take(__u32 client, __u32 what, __u32 limit)
+{
+	struct ph_client_count one = { .flows = what != PH_COUNTED_HELLO, .hellos = what == PH_COUNTED_HELLO }, *source;
+	__u32 *lock = source_lock(client), *count, result = 0;
 	__be32 key = client;
 
 	if (!lock)
 		return 0;
-	flows = bpf_map_lookup_elem(&ph_sources, &key);
-	if (flows)
-		result = ++*flows;
-	else if (!bpf_map_update_elem(&ph_sources, &key, &one, BPF_NOEXIST))
+	source = bpf_map_lookup_elem(&ph_sources, &key);
+	if (source) {
+		count = source_count(source, what);
+		if (*count < limit)
+			result = ++*count;
+	} else if (!bpf_map_update_elem(&ph_sources, &key, &one, BPF_NOEXIST)) {
 		result = 1;
+	}
 	source_unlock(lock);
 	return result;
 }
 
 /* Return: 0, or -1 when it is still counted: to be tried again. */
-__separate int source_give_back(__u32 client)
+__separate int source_give_back(__u32 client, __u32 what)
 {
-	__u32 *lock = source_lock(client), *flows;
+	__u32 *lock = source_lock(client), *count;
+	struct ph_client_count *source;
 	__be32 key = client;
 
 	if (!lock)
 		return -1;
-	flows = bpf_map_lookup_elem(&ph_sources, &key);
-	if (flows && *flows > 1)
-		--*flows;
-	else
-		bpf_map_delete_elem(&ph_sources, &key);
+	source = bpf_map_lookup_elem(&ph_sources, &key);
+	if (source) {
+		count = source_count(source, what);
+		if (*count)
+			--*count;
+		if (!source->flows && !source->hellos)
+			bpf_map_delete_elem(&ph_sources, &key);
+	}
 	source_unlock(lock);
 	return 0;
+}
+
+static __always_inline void flow_uncount_source(struct ph_flow *flow, enum ph_counted what)
+{
+	if (flow->counted & what && !source_give_back(flow->splice.key.client, what))
+		flow->counted &= ~what;
+}
+
+static __always_inline void flow_drop_hello(struct ph_flow *flow)
+{
+	if (!flow->hello)
+		return;
+	hello_give_back(flow->hello - 1);
+	flow->hello = 0;
+	flow_uncount_source(flow, PH_COUNTED_HELLO);
 }
 
 static __always_inline void flow_uncount(struct ph_flow *flow)
 {
 	flow_uncount_instance(flow);
-	if (flow->counted & PH_COUNTED_SOURCE && !source_give_back(flow->splice.key.client))
-		flow->counted &= ~PH_COUNTED_SOURCE;
+	flow_uncount_source(flow, PH_COUNTED_SOURCE);
+	flow_uncount_source(flow, PH_COUNTED_HELLO);
 }
 
 /* A map whose lock is not to be had refuses. Return: 0, or -1 when it is still there: to be tried again. */
@@ -415,8 +487,10 @@ static __always_inline void flow_free(struct ph_flow *flow, __u32 slot)
 	if (flow->counted || flow_unkey(flow))
 		return;
 	flow_drop_hello(flow);
-	if (!bpf_map_push_elem(&ph_free, &slot, 0))
-		WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
+	if (bpf_map_push_elem(&ph_free, &slot, 0))
+		return;
+	WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);
+	slot_set_unused(slot);
 }
 
 static __always_inline void flow_rest(struct ph_flow *flow, enum ph_flow_state state, enum ph_reason reason)
@@ -465,7 +539,7 @@ static __always_inline void flow_recount(struct ph_flow *flow)
 	flow_count_instance(flow);
 	/* It may be counted still, if its address's lock was not to be had. */
 	if (gateway && gateway->source_limit && !(flow->counted & PH_COUNTED_SOURCE) &&
-	    source_take(flow->splice.key.client))
+	    source_take(flow->splice.key.client, PH_COUNTED_SOURCE, PH_LIMIT_NONE))
 		flow->counted |= PH_COUNTED_SOURCE;
 }
 
@@ -558,6 +632,7 @@ enum flow_new {
 	FLOW_NEW,			/* it is the caller's, locked, COLLECTING */
 	FLOW_NEW_EXISTS,		/* somebody else was first */
 	FLOW_NEW_FULL,
+	FLOW_NEW_HELLOS,		/* the client has as many hellos here as it may have */
 };
 
 /* The insertion of the key is the claim: of two packets of a client's on two CPUs one gets the flow. */
@@ -593,6 +668,7 @@ static __always_inline enum flow_new flow_new(struct ph_steer *steer, const stru
 	err = bpf_map_update_elem(&ph_clients, key, &ref, BPF_NOEXIST);
 	if (!err) {
 		flow->splice.flags = PH_FLOW_KEYED;
+		slot_set_used(ref.slot);
 		WRITE_ONCE(flow->splice.state, PH_FLOW_COLLECTING);
 		*ret_slot = ref.slot;
 		return FLOW_NEW;

@@ -85,11 +85,17 @@ static __always_inline int icmp_rewrite(struct __sk_buff *skb, const struct pack
  * @mtu: what would fit.
  *
  * By itself, for its stack, as splice_end(). Return: 0 or -1.
+ *
+ * Where the device is to complete the packet's checksum, as with all that GRO merged, it does so for the error too, at the
+ * place where TCP has it, and nothing tells it not to. So the error's headers go before that place, and what the device
+ * sums up is padding of zeros, which are valid whether they are summed up or not: -0 is 0.
  */
 __separate int icmp_too_big(struct __sk_buff *skb, struct packet *p, __u32 from, __u32 mtu)
 {
 	struct scratch *s = scratch_get();
+	__u32 len = sizeof(struct icmp_error);
 	struct icmp_error e;
+	int partial;
 
 	if (!p || !s)
 		return -1;
@@ -100,15 +106,23 @@ __separate int icmp_too_big(struct __sk_buff *skb, struct packet *p, __u32 from,
 		.to_port = p->tcp.dest,
 		.seq = p->tcp.seq,
 	};
-	if (bpf_skb_change_tail(skb, p->l2 + IP_HLEN + sizeof(e), 0))
-		return -1;
+	if (bpf_skb_change_tail(skb, p->l2 + IP_HLEN + TCP_HLEN, 0))
+		return unmade();
+	partial = csum_is_partial(skb, p->l2 + IP_HLEN + __builtin_offsetof(struct tcphdr, check));
+	if (partial)
+		len += TCP_HLEN;
+	if (partial ? bpf_skb_adjust_room(skb, sizeof(e), BPF_ADJ_ROOM_MAC, 0)
+		    : bpf_skb_change_tail(skb, p->l2 + IP_HLEN + sizeof(e), 0))
+		return unmade();
 	emit_headers(s, from, p->ip.saddr, 0, 0);
+	if (partial && bpf_skb_store_bytes(skb, p->l2 + IP_HLEN + sizeof(e), &s->tcp, TCP_HLEN, 0))
+		return unmade();
 	s->ip.protocol = IPPROTO_ICMP;
-	s->ip.tot_len = bpf_htons(IP_HLEN + sizeof(e));
+	s->ip.tot_len = bpf_htons(IP_HLEN + len);
 	s->ip.check = sum_ip_header(&s->ip);
 	e.icmp.checksum = ~sum_fold16(sum_words(&e, sizeof(e) / 4));
 	return bpf_skb_store_bytes(skb, p->l2, &s->ip, IP_HLEN, BPF_F_RECOMPUTE_CSUM) ||
-	       bpf_skb_store_bytes(skb, p->l2 + IP_HLEN, &e, sizeof(e), BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
+	       bpf_skb_store_bytes(skb, p->l2 + IP_HLEN, &e, sizeof(e), BPF_F_RECOMPUTE_CSUM) ? unmade() : 0;
 }
 
 #endif

@@ -49,6 +49,7 @@ __separate int kill_tell_cvm(struct __sk_buff *skb, __u32 slot)
 struct kill_run {
 	struct __sk_buff *skb;
 	__u32 what, slot, generation;
+	struct slot_walk walk;			/* of the one flow, or all */
 	const struct ph_steer *steer;
 	__u64 now_ns;
 	enum ph_reason reason;
@@ -68,11 +69,14 @@ static __always_inline int kill_applies(const struct kill_run *run, const struct
 static long kill_step(__u32 index, void *arg)
 {
 	struct kill_run *run = arg;
-	__u32 slot = run->what == PH_KILL_FLOW ? run->slot : index;
+	__u32 slot = slot_walk_on(&run->walk);
 	struct ph_flow *flow = flow_at(slot);
 	int ended = 0;
 
-	if (!flow || READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
+	(void)index;
+	if (!flow)
+		return run->walk.next >= run->walk.end;
+	if ( READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
 		return 0;
 	if (kill_applies(run, flow)) {
 		if (flow->splice.state == PH_FLOW_BINDING || flow->splice.state == PH_FLOW_COLLECTING)
@@ -113,7 +117,10 @@ int steer_kill(struct __sk_buff *skb)
 		return 0;
 	run.steer = steer;
 	run.now_ns = bpf_ktime_get_ns();
-	bpf_loop(run.what == PH_KILL_FLOW ? 1 : PH_FLOWS_MAX, kill_step, &run, 0);
+	run.walk = (struct slot_walk){ 0, PH_FLOWS_MAX };
+	if (run.what == PH_KILL_FLOW)
+		run.walk = (struct slot_walk){ run.slot, run.slot + 1 };
+	bpf_loop(PH_FLOWS_MAX, kill_step, &run, 0);
 	return run.count;
 }
 

@@ -58,6 +58,10 @@ struct packet {
 	__u32 header_len;		/* of TCP, with options */
 	__u32 payload;			/* bytes */
 	__u32 gso_size;			/* of payload in each packet on the wire, if this is a super-packet */
+	struct {
+		struct iphdr ip;
+		__be32 tcp[4];
+	} changed;			/* what is made of its headers: here, for want of stack */
 };
 
 static __always_inline __be32 tcp_flag_word(const struct tcphdr *tcp)

@@ -174,7 +174,7 @@ __separate int route_source_is_full(struct ph_flow *flow)
 
 	if (!flow || !gateway || !gateway->source_limit)
 		return 0;
-	run.sum = source_take(flow->splice.key.client);
+	run.sum = source_take(flow->splice.key.client, PH_COUNTED_SOURCE, PH_LIMIT_NONE);
 	if (!run.sum)
 		return 1;
 	flow->counted |= PH_COUNTED_SOURCE;

@@ -138,41 +138,39 @@ static __always_inline int splice_rewrite(struct __sk_buff *skb, struct packet *
 {
 	__u32 at = p->l2 + IP_HLEN + __builtin_offsetof(struct tcphdr, check);
 	__u64 addresses = 0, numbers = 0, ip_sum;
-	struct {
-		struct iphdr ip;
-		__be32 tcp[4];
-	} header;
+	struct iphdr *ip = &p->changed.ip;
+	__be32 *tcp = p->changed.tcp;
 	const __be32 *old = (const __be32 *)&p->tcp, *old_ip = (const __be32 *)&p->ip;
-	const __be32 *new_ip = (const __be32 *)&header.ip;
+	const __be32 *new_ip = (const __be32 *)ip;
 
 	if (splice_times(skb, p, c, &numbers))
 		return -1;
 
-	header.ip = p->ip;
-	header.ip.ttl--;
+	*ip = p->ip;
+	ip->ttl--;
 	if (c->clear_ecn)
-		header.ip.tos &= ~IP_ECN;
-	header.ip.saddr = c->from;
-	header.ip.daddr = c->to;
+		ip->tos &= ~IP_ECN;
+	ip->saddr = c->from;
+	ip->daddr = c->to;
 	sum_change(&addresses, p->ip.saddr, c->from);
 	sum_change(&addresses, p->ip.daddr, c->to);
 	ip_sum = addresses + (__u16)~p->ip.check;
 	sum_change(&ip_sum, old_ip[0], new_ip[0]);
 	/* The third word has the checksum itself in its other half. */
 	sum_change(&ip_sum, old_ip[2] & bpf_htonl(0xffff0000), new_ip[2] & bpf_htonl(0xffff0000));
-	header.ip.check = ~sum_fold16(ip_sum);
+	ip->check = ~sum_fold16(ip_sum);
 
-	header.tcp[0] = (__u32)c->from_port | (__u32)c->to_port << 16;
-	header.tcp[1] = bpf_htonl(bpf_ntohl(p->tcp.seq) + c->seq);
-	header.tcp[2] = p->tcp.ack ? bpf_htonl(bpf_ntohl(p->tcp.ack_seq) + c->ack) : p->tcp.ack_seq;
-	header.tcp[3] = (old[3] & bpf_htonl(0xffff0000)) | bpf_htonl(splice_window(p, c->shift));
+	tcp[0] = (__u32)c->from_port | (__u32)c->to_port << 16;
+	tcp[1] = bpf_htonl(bpf_ntohl(p->tcp.seq) + c->seq);
+	tcp[2] = p->tcp.ack ? bpf_htonl(bpf_ntohl(p->tcp.ack_seq) + c->ack) : p->tcp.ack_seq;
+	tcp[3] = (old[3] & bpf_htonl(0xffff0000)) | bpf_htonl(splice_window(p, c->shift));
 	for (int i = 0; i < 4; i++)
-		sum_change(&numbers, old[i], header.tcp[i]);
+		sum_change(&numbers, old[i], tcp[i]);
 
 	if (bpf_l4_csum_replace(skb, at, 0, sum_fold32(addresses), BPF_F_PSEUDO_HDR) ||
 	    bpf_l4_csum_replace(skb, at, 0, sum_fold32(numbers), 0))
 		return -1;
-	return bpf_skb_store_bytes(skb, p->l2, &header, sizeof(header), 0) ? -1 : 0;
+	return bpf_skb_store_bytes(skb, p->l2, &p->changed, sizeof(p->changed), 0) ? -1 : 0;
 }
 
 enum splice_news {

@@ -28,8 +28,6 @@
 #include "route.h"
 #include "splice.h"
 
-#define TLS_HANDSHAKE 22
-
 /* The request sock is done with: an in-window RST frees it silently. */
 static __always_inline int client_free_request(struct __sk_buff *skb, struct packet *p, struct ph_flow *flow)
 {
@@ -40,7 +38,7 @@ static __always_inline int client_free_request(struct __sk_buff *skb, struct pac
 	emit_headers(s, p->ip.saddr, p->ip.daddr, p->tcp.source, p->tcp.dest);
 	emit_numbers(s, flow->client_isn + 1, 0, TCP_HLEN, EMIT_RST, 0);
 	bpf_skb_change_tail(skb, skb->len + 1, 0);
-	return emit(skb, p->l2, s, TCP_HLEN, 0, 0) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return emit(skb, p->l2, s, TCP_HLEN, 0, 0) ? drop(PH_REASON_DROPPED_UNMADE) : TC_ACT_UNSPEC;
 }
 
 /*
@@ -52,7 +50,7 @@ static __always_inline int client_release(struct __sk_buff *skb, struct packet *
 	int owes_reset = flow->splice.flags & PH_FLOW_REQUEST;
 
 	if (flow_unkey(flow))
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_BUSY);
 	if (flow->splice.state == PH_FLOW_ENDED)
 		WRITE_ONCE(flow->splice.state, PH_FLOW_KILLED);
 	flow->splice.flags &= ~PH_FLOW_REQUEST;
@@ -95,7 +93,7 @@ static __always_inline int client_reset(struct __sk_buff *skb, struct packet *p)
 	struct scratch *s = scratch_get();
 
 	if (!s || emit_reset_reply(skb, p, s))
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_LATE);
 	return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 }
 
@@ -123,14 +121,12 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 		return client_reset(skb, p);
 	}
 	if (p->tcp.syn && bpf_ntohl(p->tcp.seq) == flow->client_isn)
-		return TC_ACT_SHOT;	/* its own, late */
-	if (p->ip.ttl <= 1) {
-		count(PH_REASON_DROPPED_TTL);
-		return TC_ACT_SHOT;
-	}
+		return drop(PH_REASON_DROPPED_LATE);
+	if (p->ip.ttl <= 1)
+		return drop(PH_REASON_DROPPED_TTL);
 	wire = mtu = packet_wire_len(p);
 	if (bpf_check_mtu(skb, gateway->tunnel_ifindex, &mtu, 0, 0) < 0)
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_DEVICE);
 	if (mtu > splice.cvm_mtu)
 		mtu = splice.cvm_mtu;
 	if (wire > mtu) {
@@ -154,12 +150,11 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 		change.sets_echo = 1;
 		change.echo = flow->cvm.first_time;
 	}
-	if (splice_rewrite(skb, p, &change)) {
-		count(PH_REASON_DROPPED_MALFORMED);
-		return TC_ACT_SHOT;
-	}
+	if (splice_rewrite(skb, p, &change))
+		return drop(PH_REASON_DROPPED_MALFORMED);
 	if (client_owes_reset(flow, &splice)) {
-		copy_to_tunnel(skb, flow->mac);
+		if (copy_to_tunnel(skb, flow->mac))
+			unmade();
 		return client_free_request(skb, p, flow);
 	}
 	return to_tunnel(skb);
@@ -172,8 +167,10 @@ __separate int client_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 	int action = TC_ACT_UNSPEC;
 	struct ph_client_key key;
 
-	if (!p || !flow || !flow_lock(flow))
+	if (!p || !flow)
 		return TC_ACT_SHOT;
+	if (!flow_lock(flow))
+		return drop(PH_REASON_DROPPED_BUSY);
 	key = client_key(p);
 	if (key_equal(&flow->splice.key, &key)) {
 		switch (flow->splice.state) {
@@ -182,13 +179,13 @@ __separate int client_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 			action = begin_more(skb, p, slot);
 			break;
 		case PH_FLOW_SPLICED:	/* since a moment ago; the ends repair the loss */
-			action = TC_ACT_SHOT;
+			action = drop(PH_REASON_DROPPED_BUSY);
 			break;
 		case PH_FLOW_DECLINED:
 		case PH_FLOW_ENDED:
 		case PH_FLOW_KILLED:
 			if (p->tcp.syn && flow->splice.state == PH_FLOW_ENDED && flow_may_go_on(flow))
-				action = TC_ACT_SHOT;
+				action = drop(PH_REASON_DROPPED_EARLY);
 			else if (p->tcp.syn)
 				action = client_release(skb, p, flow);
 			else if (flow->splice.state == PH_FLOW_KILLED)
@@ -215,9 +212,11 @@ __separate int client_icmp(struct __sk_buff *skb, struct packet *p)
 	flow = flow_find(&key, &slot);
 	if (!flow || flow_snapshot(flow, &splice) || !key_equal(&splice.key, &key))
 		return TC_ACT_UNSPEC;
-	if (p->ip.ttl <= 1 || icmp_rewrite(skb, p, &e, splice.source, splice.cvm, splice.cvm, splice.source,
-					   splice.cvm_port, splice.source_port, -splice.seq_to_client))
-		return TC_ACT_SHOT;
+	if (p->ip.ttl <= 1)
+		return drop(PH_REASON_DROPPED_TTL);
+	if (icmp_rewrite(skb, p, &e, splice.source, splice.cvm, splice.cvm, splice.source, splice.cvm_port, splice.source_port,
+			 -splice.seq_to_client))
+		return drop(PH_REASON_DROPPED_UNMADE);
 	count(PH_REASON_ICMP_PASSED);
 	return to_tunnel(skb);
 }
@@ -228,13 +227,11 @@ __separate int client_ipv6(struct __sk_buff *skb)
 	const struct ph_steer *steer = steer_config();
 	struct ipv6hdr ip;
 	struct tcphdr tcp;
-	__u8 first[6];
 
 	if (!steer || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_TCP ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), &tcp, TCP_HLEN) || !is_our_port(steer, tcp.dest) ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4, first, sizeof(first)))
+	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), &tcp, TCP_HLEN) || !is_our_port(steer, tcp.dest))
 		return TC_ACT_UNSPEC;
-	if (first[0] == TLS_HANDSHAKE && first[1] == 3 && first[5] == 1)
+	if (is_hello(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4))
 		count(PH_REASON_DECLINED_IPV6);
 	return TC_ACT_UNSPEC;
 }
@@ -290,7 +287,7 @@ int steer_nic(struct __sk_buff *skb)
 			return action;
 		flow = client_flow(p, &slot);
 		if (!flow)
-			return TC_ACT_SHOT;
+			return drop(PH_REASON_DROPPED_BUSY);
 	}
 	action = client_splice(skb, p, slot);
 	return action == NOT_SPLICED ? client_state(skb, p, slot) : action;
@@ -340,14 +337,12 @@ __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		return cvm_stray(skb, p);
 	}
 	if (p->tcp.syn)			/* a repeated SYN-ACK: the client's packets answer it */
-		return TC_ACT_SHOT;
-	if (p->ip.ttl <= 1) {
-		count(PH_REASON_DROPPED_TTL);
-		return TC_ACT_SHOT;
-	}
+		return drop(PH_REASON_DROPPED_LATE);
+	if (p->ip.ttl <= 1)
+		return drop(PH_REASON_DROPPED_TTL);
 	wire = mtu = packet_wire_len(p);
 	if (bpf_check_mtu(skb, splice.nic, &mtu, 0, 0) < 0)
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_DEVICE);
 	if (wire > mtu) {
 		count(PH_REASON_TOO_BIG);
 		if (icmp_too_big(skb, p, splice.source, mtu))
@@ -361,10 +356,8 @@ __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 	if (splice.state == PH_FLOW_ENDED)
 		splice_recount(slot, splice.generation);
 	change = splice_towards_client(&splice);
-	if (splice_rewrite(skb, p, &change)) {
-		count(PH_REASON_DROPPED_MALFORMED);
-		return TC_ACT_SHOT;
-	}
+	if (splice_rewrite(skb, p, &change))
+		return drop(PH_REASON_DROPPED_MALFORMED);
 	return to_client(skb, splice.nic);
 }
 
@@ -380,7 +373,7 @@ __separate int cvm_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 	if (!flow_is_of(&flow->splice, p->ip.saddr, p->tcp.source))
 		return cvm_refuse(skb, PH_GUARD_UNCALLED);
 	if (!flow_lock(flow))
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_BUSY);
 	if (!flow_is_of(&flow->splice, p->ip.saddr, p->tcp.source)) {
 		refuse = 1;
 	} else {
@@ -389,6 +382,7 @@ __separate int cvm_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 			action = bind_from_cvm(skb, p, slot);
 			break;
 		case PH_FLOW_SPLICED:	/* since a moment ago; the ends repair the loss */
+			count(PH_REASON_DROPPED_BUSY);
 			break;
 		case PH_FLOW_ENDED:
 		case PH_FLOW_KILLED:
@@ -428,11 +422,12 @@ __separate int cvm_icmp(struct __sk_buff *skb, struct packet *p)
 		return NOT_SPLICED;
 	/* The client takes it for the path to the gateway, and so for other tenants' connections too: none below what is sane. */
 	if (e.icmp.type == ICMP_DEST_UNREACH && e.icmp.code == ICMP_FRAG_NEEDED && bpf_ntohs(e.icmp.un.frag.mtu) < ICMP_MTU_LEAST)
-		return TC_ACT_SHOT;
-	if (p->ip.ttl <= 1 ||
-	    icmp_rewrite(skb, p, &e, splice.key.gateway, splice.key.client, splice.key.client, splice.key.gateway,
+		return drop(PH_REASON_DROPPED_ICMP);
+	if (p->ip.ttl <= 1)
+		return drop(PH_REASON_DROPPED_TTL);
+	if (icmp_rewrite(skb, p, &e, splice.key.gateway, splice.key.client, splice.key.client, splice.key.gateway,
 			 splice.key.client_port, splice.key.gateway_port, -splice.seq_to_cvm))
-		return TC_ACT_SHOT;
+		return drop(PH_REASON_DROPPED_UNMADE);
 	count(PH_REASON_ICMP_PASSED);
 	return to_client(skb, splice.nic);
 }
@@ -450,13 +445,17 @@ __separate int cvm_unreachable(struct __sk_buff *skb, struct packet *p)
 		return TC_ACT_SHOT;
 	slot = slot_of(steer, e.quoted.saddr, e.from_port);
 	flow = flow_at(slot);
-	if (!flow || !flow_lock(flow))
+	if (!flow)
 		return TC_ACT_SHOT;
+	if (!flow_lock(flow))
+		return drop(PH_REASON_DROPPED_BUSY);
 	if (flow->splice.state == PH_FLOW_BINDING && flow_is_of(&flow->splice, e.quoted.daddr, e.to_port) &&
 	    bpf_ntohl(e.seq) == flow->client_isn + flow->splice.seq_to_cvm && e.icmp.type == ICMP_DEST_UNREACH &&
 	    e.icmp.code != ICMP_FRAG_NEEDED) {
 		count_instance(flow, PH_REASON_CVM_UNREACHABLE);
 		action = bind_next_or_drop(skb, p->l2, flow, slot);
+	} else {
+		count(PH_REASON_DROPPED_ICMP);
 	}
 	flow_unlock(flow);
 	return action;
@@ -485,7 +484,7 @@ int steer_tunnel(struct __sk_buff *skb)
 	if (!s || !steer || !steer->slots)
 		return TC_ACT_UNSPEC;
 	if (tunnel_l2 && skb->protocol == bpf_htons(ETH_P_ARP))
-		return arp_answer(skb, steer) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_UNSPEC;
+		return arp_answer(skb) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_UNSPEC;
 	p = &s->packet;
 	kind = packet_read(skb, tunnel_header(), p);
 	if (kind == PACKET_ICMP) {

@@ -34,16 +34,19 @@ static __always_inline int sweep_lives(void)
 struct sweep_run {
 	const struct ph_steer *steer;
 	__u64 now_ns;
-	__u32 from;
+	struct slot_walk walk;
 };
 
 static long sweep_step(__u32 index, void *arg)
 {
 	struct sweep_run *run = arg;
-	__u32 slot = run->from + index;
+	__u32 slot = slot_walk_on(&run->walk);
 	struct ph_flow *flow = flow_at(slot);
 
-	if (!flow || READ_ONCE(flow->splice.state) == PH_FLOW_FREE || flow_due_ns(flow, run->steer) > run->now_ns ||
+	(void)index;
+	if (!flow)
+		return run->walk.next >= run->walk.end;
+	if ( READ_ONCE(flow->splice.state) == PH_FLOW_FREE || flow_due_ns(flow, run->steer) > run->now_ns ||
 	    !flow_lock(flow))
 		return 0;
 	if (flow->splice.state != PH_FLOW_FREE && flow_due_ns(flow, run->steer) <= run->now_ns)
@@ -54,13 +57,14 @@ static long sweep_step(__u32 index, void *arg)
 
 static int sweep_turn(void *map, __u32 *key, struct ph_sweep *sweep)
 {
-	struct sweep_run run = { .steer = steer_config(), .now_ns = bpf_ktime_get_ns(), .from = sweep->next };
+	__u32 end = sweep->next + PH_FLOWS_MAX / PH_SWEEP_PARTS;
+	struct sweep_run run = { .steer = steer_config(), .now_ns = bpf_ktime_get_ns(), .walk = { sweep->next, end } };
 
 	(void)map;
 	(void)key;
 	if (run.steer)
 		bpf_loop(PH_FLOWS_MAX / PH_SWEEP_PARTS, sweep_step, &run, 0);
-	sweep->next = (run.from + PH_FLOWS_MAX / PH_SWEEP_PARTS) % PH_FLOWS_MAX;
+	sweep->next = end % PH_FLOWS_MAX;
 	sweep->swept_ns = bpf_ktime_get_ns();
 	bpf_timer_start(&sweep->timer, PH_SWEEP_MS * NSEC_PER_MSEC, 0);
 	return 0;

@@ -276,13 +276,14 @@ static void print_locks(const struct ph_json *rows, FILE *out)
 	print_record(rows, columns, out);
 }
 
-static int source_row(__be32 client, uint32_t flows, void *arg)
+static int source_row(__be32 client, const struct ph_client_count *source, void *arg)
 {
 	struct ph_json *row = ph_json_object();
 	char text[INET_ADDRSTRLEN];
 
 	ph_json_set_string(row, "client", inet_ntop(AF_INET, &client, text, sizeof(text)));
-	ph_json_set_number(row, "flows", flows);
+	ph_json_set_number(row, "flows", source->flows);
+	ph_json_set_number(row, "hellos", source->hellos);
 	ph_rows_add(arg, row);
 	return 0;
 }
@@ -295,6 +296,7 @@ static int source_rows(struct ph_rows *rows)
 static const struct ph_column source_columns[] = {
 	{ "client", "CLIENT", PH_CELL_TEXT },
 	{ "flows", "FLOWS", PH_CELL_NUMBER },
+	{ "hellos", "HELLOS", PH_CELL_NUMBER },
 	{ 0 },
 };
 
@@ -446,6 +448,34 @@ static int sweep_rows(struct ph_rows *rows)
 	return 0;
 }
 
+static int used_rows(struct ph_rows *rows)
+{
+	struct ph_json *row;
+	uint32_t used;
+	int err;
+
+	if (!rows->flows)
+		return -ENOENT;
+	err = ph_flows_used(rows->flows, &used);
+	if (err)
+		return err;
+	row = ph_json_object();
+	ph_json_set_number(row, "used", used);
+	ph_rows_add(rows, row);
+	rows->count = used;
+	return 0;
+}
+
+static void print_used(const struct ph_json *rows, FILE *out)
+{
+	static const struct ph_column columns[] = {
+		{ "used", "slots in use", PH_CELL_NUMBER },
+		{ 0 },
+	};
+
+	print_record(rows, columns, out);
+}
+
 static void print_sweep(const struct ph_json *rows, FILE *out)
 {
 	static const struct ph_column columns[] = {
@@ -461,13 +491,14 @@ static void print_sweep(const struct ph_json *rows, FILE *out)
 const struct ph_map_row ph_kernel_maps[] = {
 	{ "steer", steer_rows, NULL, print_steer, "what steer is told; its keys are not shown", ABSENT },
 	{ "flows", flow_rows, ph_ctl_flow_columns, NULL, "the kernel path's connections", ABSENT },
+	{ "used", used_rows, NULL, print_used, "which of their slots are in use", ABSENT },
 	{ "clients", client_rows, client_columns, NULL, "which flow a client's packets are of", ABSENT },
 	{ "free", free_flow_rows, NULL, print_free, "flow slots to be used again", ABSENT },
 	{ "hellos", hello_rows, hello_columns, NULL, "ClientHellos held; their bytes are not shown", ABSENT },
 	{ "free_hellos", free_hello_rows, NULL, print_free, "hello slots to be used again", ABSENT },
 	{ "sweep", sweep_rows, NULL, print_sweep, "the timer by which flows end", ABSENT },
 	{ "loads", load_rows, load_columns, NULL, "flows of each instance; traffic of those that are over", ABSENT },
-	{ "sources", source_rows, source_columns, NULL, "flows of each client, if there is a limit", ABSENT },
+	{ "sources", source_rows, source_columns, NULL, "of each client: its flows, if there is a limit, and hellos that are held", ABSENT },
 	{ "source_locks", lock_rows, NULL, print_locks, "locks of those", ABSENT },
 	{ "relayed", relayed_rows, relayed_columns, NULL, "what workers carry, by what has a limit", ABSENT },
 	{ "declines", decline_rows, decline_columns, NULL, "why clients were left to workers, the last ones", ABSENT },

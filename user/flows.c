@@ -26,6 +26,7 @@ enum flows_map {
 	MAP_LOADS,
 	MAP_REASONS,
 	MAP_LOCKS,
+	MAP_USED,
 	MAP_COUNT,
 };
 
@@ -40,6 +41,7 @@ static const struct {
 	[MAP_SWEEP] = { "ph_sweep", sizeof(__u32), sizeof(struct ph_sweep), 1 },
 	[MAP_LOADS] = { "ph_loads", sizeof(__u32), sizeof(struct ph_load), PH_INSTANCES_MAX },
 	[MAP_REASONS] = { "ph_reasons", sizeof(__u32), sizeof(__u64), PH_REASONS_MAX },
+	[MAP_USED] = { "ph_used", sizeof(__u32), sizeof(__u64), PH_FLOWS_MAX / PH_SLOTS_WORD },
 	[MAP_LOCKS] = { "ph_source_locks", sizeof(__u32), sizeof(__u32), PH_SOURCE_LOCKS },
 };
 
@@ -256,50 +258,55 @@ static void walk_on(struct walk *walk)
 	walk->begun = true;
 }
 
-static bool has_flow(const struct walk *walk)
+static int find_used(const struct ph_flows *flows, __u64 ret_used[PH_FLOWS_MAX / PH_SLOTS_WORD])
 {
-	const struct ph_flow *values = walk->values;
-
-	for (__u32 i = 0; i < walk->count; i++)
-		if (values[i].splice.state != PH_FLOW_FREE)
-			return true;
-	return false;
-}
-
-/* Looked at twice, as in ph_flows_get(), where there is something; what became another meanwhile is left out. */
-static int visit_flows(struct walk *walk, struct ph_flow *again,
-		       int (*visit)(uint32_t slot, const struct ph_flow *flow, void *arg), void *arg)
-{
-	const struct ph_flow *values = walk->values;
-	const __u32 *slots = walk->keys;
-	int err;
-
-	if (!has_flow(walk))
-		return 0;
-	err = look(walk, again);
-	for (__u32 i = 0; !err && i < walk->count; i++)
-		if (values[i].splice.state != PH_FLOW_FREE && values[i].splice.generation == again[i].splice.generation)
-			err = visit(slots[i], &values[i], arg);
-	return err;
-}
-
-int ph_flows_each(const struct ph_flows *flows, int (*visit)(uint32_t slot, const struct ph_flow *flow, void *arg),
-		  void *arg)
-{
-	struct ph_flow *again = calloc(WALK_BATCH, sizeof(*again));
 	struct walk walk;
-	int err = walk_begin(&walk, flows, MAP_FLOWS);
+	int err = walk_begin(&walk, flows, MAP_USED);
 
-	if (!again)
-		err = -ENOMEM;
 	while (!err && !walk.over) {
+		const __u64 *words = walk.values;
+		const __u32 *places = walk.keys;
+
 		err = look(&walk, walk.values);
-		if (!err)
-			err = visit_flows(&walk, again, visit, arg);
+		for (__u32 i = 0; !err && i < walk.count; i++)
+			ret_used[places[i]] = words[i];
 		walk_on(&walk);
 	}
 	walk_end(&walk);
-	free(again);
+	return err;
+}
+
+/* What became another flow between two looks is left out. */
+int ph_flows_each(const struct ph_flows *flows, int (*visit)(uint32_t slot, const struct ph_flow *flow, void *arg),
+		  void *arg)
+{
+	__u64 *used = calloc(PH_FLOWS_MAX / PH_SLOTS_WORD, sizeof(*used));
+	int err = used ? find_used(flows, used) : -ENOMEM;
+
+	for (uint32_t slot = 0; !err && slot < PH_FLOWS_MAX; slot++) {
+		struct ph_flow flow;
+
+		if (!(used[slot / PH_SLOTS_WORD] >> slot % PH_SLOTS_WORD & 1))
+			continue;
+		err = ph_flows_get(flows, slot, &flow);
+		if (!err && flow.splice.state != PH_FLOW_FREE)
+			err = visit(slot, &flow, arg);
+	}
+	free(used);
+	return err;
+}
+
+int ph_flows_used(const struct ph_flows *flows, uint32_t *ret_used)
+{
+	__u64 *used = calloc(PH_FLOWS_MAX / PH_SLOTS_WORD, sizeof(*used));
+	int err = used ? find_used(flows, used) : -ENOMEM;
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; !err && i < PH_FLOWS_MAX / PH_SLOTS_WORD; i++)
+		count += (uint32_t)__builtin_popcountll(used[i]);
+	free(used);
+	if (!err)
+		*ret_used = count;
 	return err;
 }
 

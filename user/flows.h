@@ -32,6 +32,7 @@ int ph_flows_sweep(const struct ph_flows *flows, struct ph_sweep *ret_sweep);
 int ph_flows_get(const struct ph_flows *flows, uint32_t slot, struct ph_flow *ret_flow);	/* also a free one */
 int ph_flows_load(const struct ph_flows *flows, uint32_t slot, struct ph_load *ret_load);
 int ph_flows_reasons(const struct ph_flows *flows, __u64 ret_counters[PH_REASONS_MAX]);	/* summed over CPUs */
+int ph_flows_used(const struct ph_flows *flows, uint32_t *ret_used);	/* slots, at this moment */
 int ph_flows_locks(const struct ph_flows *flows, uint32_t *ret_held);	/* of ph_source_locks, at this moment */
 
 /* How much there is of a hello that is held, and nothing of what it says. */

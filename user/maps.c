@@ -618,10 +618,10 @@ static bool v4_of(const char address[16], __be32 *ret_client)
 
 uint32_t ph_maps_source_flows(const struct ph_maps *maps, const char address[16])
 {
-	__u32 flows = 0;
+	struct ph_client_count source;
 	__be32 client;
 
-	return v4_of(address, &client) && !bpf_map_lookup_elem(maps->sources_fd, &client, &flows) ? flows : 0;
+	return v4_of(address, &client) && !bpf_map_lookup_elem(maps->sources_fd, &client, &source) ? source.flows : 0;
 }
 
 uint32_t ph_maps_decline(const struct ph_maps *maps, const char address[16], uint16_t port, uint64_t boot_now_ns)
@@ -718,7 +718,7 @@ int ph_maps_each_relayed(const struct ph_maps *maps,
 }
 
 struct visit_source {
-	int (*visit)(__be32 client, uint32_t flows, void *arg);
+	int (*visit)(__be32 client, const struct ph_client_count *source, void *arg);
 	void *arg;
 };
 
@@ -726,14 +726,15 @@ static int visit_source(const void *key, const void *value, void *arg)
 {
 	const struct visit_source *to = arg;
 
-	return to->visit(*(const __be32 *)key, *(const __u32 *)value, to->arg);
+	return to->visit(*(const __be32 *)key, value, to->arg);
 }
 
-int ph_maps_each_source(const struct ph_maps *maps, int (*visit)(__be32 client, uint32_t flows, void *arg), void *arg)
+int ph_maps_each_source(const struct ph_maps *maps,
+			int (*visit)(__be32 client, const struct ph_client_count *source, void *arg), void *arg)
 {
 	struct visit_source to = { visit, arg };
 
-	return each(maps->sources_fd, sizeof(__be32), sizeof(__u32), visit_source, &to);
+	return each(maps->sources_fd, sizeof(__be32), sizeof(struct ph_client_count), visit_source, &to);
 }
 
 struct visit_decline {

@@ -94,7 +94,8 @@ uint64_t ph_maps_relayed_by_all(const struct ph_maps *maps, const struct ph_rela
 int ph_maps_set_relayed(const struct ph_maps *maps, const struct ph_relayed_key *key, uint32_t count);
 /* Takes away what a worker of this index, and those that there are no more, left behind. Return: 0 or -errno. */
 int ph_maps_forget_relayed(const struct ph_maps *maps, uint32_t worker);
-int ph_maps_each_source(const struct ph_maps *maps, int (*visit)(__be32 client, uint32_t flows, void *arg), void *arg);
+int ph_maps_each_source(const struct ph_maps *maps,
+			int (*visit)(__be32 client, const struct ph_client_count *source, void *arg), void *arg);
 int ph_maps_each_decline(const struct ph_maps *maps,
 			 int (*visit)(const struct ph_decline_key *key, const struct ph_decline *decline, void *arg),
 			 void *arg);

@@ -13,13 +13,14 @@
  *   ph_workers   array, mmapable  worker index  struct ph_worker   that worker  all
  *   ph_steer     array, mmapable  0             struct ph_steer    manager      steer, phalactl
  *   ph_flows     array            flow slot     struct ph_flow     steer        steer, phalactl
+ *   ph_used      array            slot / 64     __u64, a bit a slot steer        steer, phalactl
  *   ph_clients   hash             ph_client_key struct ph_ref      steer        steer, phalactl
  *   ph_free      queue                          __u32 flow slot    steer        steer
  *   ph_hellos    array            hello slot    struct ph_hello_store steer     steer
  *   ph_free_hellos queue                        __u32 hello slot   steer        steer
  *   ph_sweep     array            0             struct ph_sweep    steer        steer
  *   ph_loads     array, mmapable  instance slot struct ph_load     steer, manager all
- *   ph_sources   hash             __be32 client __u32 flows        steer        steer, workers, phalactl
+ *   ph_sources   hash             __be32 client struct ph_client_count steer        steer, workers, phalactl
  *   ph_source_locks array         any           __u32              steer        steer
  *   ph_relayed   hash             ph_relayed_key __u32 connections workers      steer, workers, phalactl
  *   ph_declines  LRU hash         ph_decline_key struct ph_decline steer      workers, phalactl
@@ -215,7 +216,14 @@ struct ph_flow_way {
 /* Where a flow is counted, until it is over. */
 enum ph_counted {
 	PH_COUNTED_INSTANCE = 1,	/* ph_load.active */
-	PH_COUNTED_SOURCE = 2,		/* ph_sources */
+	PH_COUNTED_SOURCE = 2,		/* ph_client_count.flows */
+	PH_COUNTED_HELLO = 4,		/* ph_client_count.hellos, while one is held */
+};
+
+/* What one client has. There is an element just while any of it is not 0. */
+struct ph_client_count {
+	__u32 flows;			/* if there is a limit of them */
+	__u32 hellos;
 };
 
 struct ph_flow {
@@ -420,6 +428,7 @@ PH_ABI_AT(ph_flow, lock, 208);
 PH_ABI_AT(ph_flow, counted, 227);
 PH_ABI_AT(ph_flow, mac, 228);
 PH_ABI_AT(ph_flow, idle_ms, 252);
+PH_ABI_SIZE(ph_client_count, 8);
 PH_ABI_SIZE(ph_sweep, 32);
 PH_ABI_SIZE(ph_load, 48 + 8 * PH_LOAD_REASONS_MAX);
 PH_ABI_SIZE(ph_relayed_key, 72);

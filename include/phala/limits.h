@@ -60,12 +60,14 @@
 #define PH_DECLINES_MAX 16384		/* clients of which it is known why steer left them to a worker, the last ones */
 #define PH_DECLINE_FRESH_MS 30000	/* how long that is believed to be about the same connection */
 #define PH_HELLOS_MAX 4096		/* hellos that are being collected or whose SYN is out, at one time */
+#define PH_HELLOS_SOURCE_MAX 512	/* the same of one client's address */
 #define PH_HELLO_PIECES 8		/* gaps that may be open in one of them, and one more */
 #define PH_HELLO_PACKETS_MAX 24		/* packets of one hello, repeated ones counted, before it is left to a worker */
 #define PH_COLLECT_TIMEOUT_MS 3000	/* from the first packet of a hello to its last */
 #define PH_BIND_TIMEOUT_MS 3000		/* from the whole hello to an instance's SYN-ACK, all tries together */
 #define PH_BIND_TRIES_MAX 8		/* instances tried for one connection, however many are configured */
 #define PH_BIND_TURN_MS 450		/* for one instance, if there is another and the client asks again */
+#define PH_SLOTS_WORD 64			/* flow slots whose use is told by one word of ph_used */
 #define PH_SWEEP_MS 50			/* between two looks at a part of the flow table */
 #define PH_SWEEP_PARTS 16		/* so all of it is looked at in 800 ms */
 #define PH_SWEEP_DEAD_MS 5000		/* without a look, steer takes no new connection: nothing would ever end */

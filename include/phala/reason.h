@@ -93,7 +93,15 @@
 	X(MISDIRECTED, "misdirected", "a request for another host than the connection's: answered with 421") \
 	X(H2_MALFORMED, "h2-malformed", "the client's h2 cannot be followed")                                \
 	X(H2_TOO_LONG, "h2-too-long", "the header block of an h2 request is longer than the limit")          \
-	X(CVM_H2, "cvm-h2", "the CVM pushed, answered what it was not asked, or kept a refusal waiting")
+	X(CVM_H2, "cvm-h2", "the CVM pushed, answered what it was not asked, or kept a refusal waiting") \
+	/* the kernel path again */                                                                          \
+	X(DECLINED_HELLOS, "declined-hellos", "as many ClientHellos of the client's address are held as may be") \
+	X(DROPPED_EARLY, "dropped-early", "a packet of a flow that has no instance yet, and of no use to it")   \
+	X(DROPPED_LATE, "dropped-late", "a packet that a flow is past: a SYN or SYN-ACK again, a reset")        \
+	X(DROPPED_BUSY, "dropped-busy", "a packet of a flow that another CPU was at")                           \
+	X(DROPPED_DEVICE, "dropped-device", "a packet of a flow that has no device to go on by")                \
+	X(DROPPED_UNMADE, "dropped-unmade", "a packet that could not be made, or not be sent")                  \
+	X(DROPPED_ICMP, "dropped-icmp", "an ICMP error about a flow, that is not to be believed")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,

@@ -12,7 +12,11 @@ rows = []
 
 def counted(place):
     """(clients, flows of clients, flows of instances) that limits count."""
-    return tuple(int(word) for word in place.stand("counted")[0].split())
+    return tuple(int(word) for word in place.stand("counted")[0].split())[:3]
+
+
+def hellos_counted(place):
+    return int(place.stand("counted")[0].split()[3])
 
 
 def limit(place, app=0, source=0, idle_ms=3600000):
@@ -158,3 +162,23 @@ def replaced(place):
     for sock in socks + [sock]:
         reset(sock)
     wait_until(lambda: counted(place) == (0, 0, 0), 3, "none counted")
+
+
+@row(rows, "one client's address holds no more hellos than it may; others have room", 60)
+def hellos_of_one(place):
+    most = 512                                          # PH_HELLOS_SOURCE_MAX
+    stream, clients = hello("app1-s.phala.test", 400), [place.raw() for _ in range(most + 40)]
+    before = place.stand.reasons()
+    for client in clients:
+        client.send_at(0, stream[:100])
+    equal((hellos_counted(place), counted(place)[0]), (most, 1), "hellos held, and clients")
+    equal(place.stand.since(before).get("declined-hellos"), 40, "declined-hellos")
+    sock, kernel = who_answers(place)
+    expect(kernel, "another client's is the kernel's")
+    sock.close()
+    for client in clients[:200]:                        # whole, collected or not
+        client.send_at(100, stream[100:])
+    wait_until(lambda: hellos_counted(place) <= most - 200, 2, "whole ones are no longer held")
+    wait_until(lambda: (hellos_counted(place), counted(place)[0]) == (0, 0), 8, "none held")
+    for client in clients:
+        client.reset()

@@ -23,9 +23,13 @@ def next_icmp(wire, to, timeout=1.5):
     while (left := deadline - time.monotonic()) > 0:
         got = wire.receive(left)
         if got and got[0][9] == 1 and got[0][16:20] == socket.inet_aton(to):
-            packet = got[0]
+            packet, total = got[0], struct.unpack("!H", got[0][2:4])[0]
             equal(internet_sum(packet[:20]), 0xffff, "sum of the IP header")
-            equal(internet_sum(packet[20:struct.unpack("!H", packet[2:4])[0]]), 0xffff, "sum of the ICMP message")
+            equal(internet_sum(packet[20:total]), 0xffff, "sum of the ICMP message")
+            if wire.completes:                          # as it will be when a device has done its part
+                at, start = wire.completes
+                packet = packet[:at] + struct.pack("!H", 0xffff ^ internet_sum(packet[start:total])) + packet[at + 2:]
+                equal(internet_sum(packet[20:total]), 0xffff, "sum of the ICMP message once it is completed")
             equal(internet_sum(packet[28:48]), 0xffff, "sum of the quoted IP header")
             return packet
     return None
@@ -109,6 +113,30 @@ def too_big(place):
     equal(cvm.next(0.3), None, "what the CVM got")
     client.send(b"y" * 1380)
     expect(cvm.next(), "one that fits")
+
+
+def super_packet(source, to, sport, dport, seq, ack, data=bytes(2880)):
+    return build(source, to, sport, dport, seq, ack, ACK, data)
+
+
+@row(rows, "a super-packet of packets too big: the same, with a checksum that the device may complete")
+def too_big_gso(place):
+    client, cvm, syn = bound(place)
+    client.wire.send(super_packet(RAW, GATEWAY, client.sport, PORT, client.seq, client.ack), gso=1440)
+    got = next_icmp(client.wire, RAW)
+    expect(got, "no ICMP error")
+    equal((got[20], got[21], struct.unpack("!H", got[26:28])[0]), (3, 4, 1420), "type, code, MTU")
+    equal(quoted_of(got), (RAW, GATEWAY, client.sport, PORT, client.seq), "what is quoted")
+    equal(cvm.next(0.3), None, "what the CVM got")
+    place.gateway.ip("link set n0 mtu 1300\n")
+    try:
+        cvm.wire.send(super_packet(cvm.address, syn.source, 443, syn.sport, 1001, syn.seq + 1 + len(HELLO)), gso=1380)
+        got = next_icmp(cvm.wire, cvm.address)
+    finally:
+        place.gateway.ip("link set n0 mtu 1500\n")
+    expect(got, "no ICMP error at the CVM")
+    equal((got[20], got[21], struct.unpack("!H", got[26:28])[0]), (3, 4, 1300), "type, code, MTU at the CVM")
+    equal(quoted_of(got), (cvm.address, syn.source, 443, syn.sport, 1001), "what is quoted at the CVM")
 
 
 @row(rows, "a packet too big for the client's link: the CVM is told")

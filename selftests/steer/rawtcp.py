@@ -51,10 +51,12 @@ class Wire:
         self.sock.sendto(header + self.link + packet, (self.interface, ETH_P_IP))
 
     def receive(self, timeout):
-        """(IP packet, checksum is partial) or None."""
+        """(IP packet, checksum is partial) or None. .completes: where the checksum goes in the packet, and from where it is summed."""
         if not select.select([self.sock], [], [], timeout)[0]:
             return None
         frame = self.sock.recv(1 << 17)
+        start, offset = struct.unpack("=HH", frame[6:10])
+        self.completes = (start + offset - len(self.link), start - len(self.link)) if frame[0] & NEEDS_CSUM else None
         return frame[10 + len(self.link):], bool(frame[0] & NEEDS_CSUM)
 
     def drain(self):

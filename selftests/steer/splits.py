@@ -2,7 +2,7 @@
 """Hellos in pieces. The client never retransmits: what arrives did so at once."""
 import random
 
-from field import CHROMIUM, GUEST, RAW, STANDARD, equal, expect, hello, many, row
+from field import CHROMIUM, GUEST, RAW, STANDARD, equal, expect, hello, many, receive, row
 
 rows = []
 
@@ -79,6 +79,28 @@ def too_long(place):
         sock.sendall(stream)
         equal(sock.recv(5), b"RELAY", "who answered")
     expect(place.stand.since(before).get("declined-long"), f"counted: {place.stand.since(before)}")
+
+
+LONG = hello("app1-s.phala.test", 3000) + bytes(9000)
+
+
+@row(rows, "a later piece that makes it too long: a worker has all of it at once", stream=LONG, cuts=[1000], order=[0, 1],
+     reason="declined-long")
+@row(rows, "the same, its pieces the wrong way round", stream=LONG, cuts=[1000, 2000, 3000], order=[2, 1, 3, 0], reason="declined-long")
+@row(rows, "the same, in small packets", stream=LONG[:6000], cuts=[1000, 2400, 3800, 5200], order=[1, 3, 0, 4, 2],
+     reason="declined-long")
+@row(rows, "too many packets: a worker has all of it at once", stream=CHROMIUM, cuts=range(50, 1500, 50), order=range(30),
+     reason="declined-pieces")
+@row(rows, "too many gaps: a worker has all of it at once", stream=CHROMIUM, cuts=range(100, 1800, 100),
+     order=[*range(17, 0, -2), *range(16, -1, -2)], reason="declined-pieces")
+def given_up(place, stream, cuts, order, reason):
+    def relay(connection):
+        connection.settimeout(2)
+        connection.sendall(b"RELAY" + receive(connection, len(stream)))
+    place.relay = relay
+    before = place.stand.reasons()
+    send_pieces(place, stream, cuts, order, b"RELAY" + stream)
+    equal(place.stand.since(before).get(reason), 1, f"counted: {place.stand.since(before)}")
 
 
 @row(rows, "early data in the packet of the hello, and behind it")

@@ -11,7 +11,7 @@
  *   flows			slot state client cvm bytes packets bytes packets reason
  *   reasons			word and count of those that are not 0
  *   limit APPLIMIT IDLE_MS TRIES [SOURCELIMIT]
- *   counted			what limits count: clients, flows of clients, flows of instances
+ *   counted			what limits count: clients, flows of clients, flows of instances, hellos of clients
  *   kill			all flows
  *   reload			the programs anew, over the same maps
  *   detach
@@ -161,21 +161,23 @@ static void print_reasons(int fd)
 	}
 }
 
-/* What limits count: clients that have an element, their flows, and the flows of all instances. */
+/* What limits count: clients that have an element, their flows, the flows of all instances, and clients' hellos. */
 static void print_counted(const struct ph_maps *maps)
 {
-	uint32_t clients = 0, flows = 0, active = 0;
+	uint32_t clients = 0, flows = 0, active = 0, hellos = 0;
 	__be32 key, *last = NULL;
-	__u32 count;
+	struct ph_client_count source;
 
 	for (; !bpf_map_get_next_key(maps->sources_fd, last, &key); last = &key) {
 		clients++;
-		if (!bpf_map_lookup_elem(maps->sources_fd, &key, &count))
-			flows += count;
+		if (bpf_map_lookup_elem(maps->sources_fd, &key, &source))
+			continue;
+		flows += source.flows;
+		hellos += source.hellos;
 	}
 	for (uint32_t i = 0; i < PH_INSTANCES_MAX; i++)
 		active += maps->loads[i].active;
-	printf("%u %u %u\n", clients, flows, active);
+	printf("%u %u %u %u\n", clients, flows, active, hellos);
 }
 
 static void *refresh_health(struct ph_maps *maps)

@@ -176,6 +176,7 @@ class Arena:
             return
         wait_until(lambda: not self.flows(), REST + 15, "the flow table empties")
         equal(self.lab.json("map", "dump", "clients"), [], "clients")
+        equal(self.lab.json("map", "dump", "used"), [{"used": 0}], "slots in use")
         with pins.Steer() as steer:
             slots, fresh, hellos = steer[pins.SLOTS_AT], steer[pins.FRESH_AT], steer[pins.FRESH_HELLOS_AT]
         for name, taken in (("ph_free", min(slots, fresh)), ("ph_free_hellos", min(4096, hellos))):

@@ -63,6 +63,8 @@ struct packet {
 	enum form form;
 	uint32_t time, echo, edge;
 	uint16_t payload;
+	const uint8_t *start;		/* of the payload, if not NULL */
+	size_t start_len;
 };
 
 static struct ph_steer_bpf *skel;
@@ -151,6 +153,8 @@ static size_t write_packet(const struct packet *p, uint8_t *frame)
 	put16(tcp + 14, p->window);
 	for (int i = 0; i < p->payload; i++)
 		tcp[tcp_len + i] = i * 7 + 3;
+	if (p->start)
+		memcpy(tcp + tcp_len, p->start, p->start_len);
 	tcp_len += p->payload;
 	ip[0] = 0x40 | ip_len / 4;
 	put16(ip + 2, ip_len + tcp_len);
@@ -208,7 +212,8 @@ static void set_flow(enum ph_flow_state state)
 		.cvm = { .packets = 1, .end = CVM_NEXT, .ack = CLIENT_NEXT, .window_end = CLIENT_NEXT + (WINDOW << 4) },
 		.begun_ns = now_ns(), .ended_ns = now_ns(), .client_isn = CLIENT_ISN, .gateway_isn = GATEWAY_ISN,
 	};
-	uint32_t slot = SLOT, hello = 0;
+	uint32_t slot = SLOT, hello = 0, word = SLOT / PH_SLOTS_WORD;
+	uint64_t used = 1ULL << SLOT % PH_SLOTS_WORD;
 	static struct ph_hello_store store;
 
 	if (state == PH_FLOW_COLLECTING || state == PH_FLOW_BINDING) {
@@ -224,6 +229,7 @@ static void set_flow(enum ph_flow_state state)
 	}
 	flow.client.last_ns = flow.cvm.last_ns = now_ns();
 	bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+	bpf_map_update_elem(fd_of(skel->maps.ph_used), &word, &used, 0);
 	bpf_map_update_elem(fd_of(skel->maps.ph_clients), &key, &ref, 0);
 }
 
@@ -289,7 +295,8 @@ static struct packet reset_of(const struct packet *in)
 enum outcome {
 	PASSED_ON,			/* rewritten, to the other side */
 	UNTOUCHED,			/* left to the stack as it came */
-	DROPPED,
+	DROPPED,			/* and counted */
+	HELD,				/* kept for the CVM */
 	RESET,				/* answered with RST */
 	SENT,				/* sent as something else, which the row does not look at */
 };
@@ -379,7 +386,8 @@ static const struct row rows[] = {
 	{ "anything", V, ACK, TIMES, 5, 0, 0, 64, COLLECTING, DROPPED, COLLECTING },
 
 	{ "the hello again: the SYN again", C, ACK | PSH, TIMES, 400, -500, -9000, 64, BINDING, SENT, BINDING },
-	{ "early data", C, ACK | PSH, TIMES, 100, 0, -9000, 64, BINDING, DROPPED, BINDING },
+	{ "early data", C, ACK | PSH, TIMES, 100, 0, -9000, 64, BINDING, HELD, BINDING },
+	{ "more early data than there is room for", C, ACK | PSH, TIMES, 1000, 3000, -9000, 64, BINDING, DROPPED, BINDING },
 	{ "bare ACK", C, ACK, TIMES, 0, 0, -9000, 64, BINDING, DROPPED, BINDING },
 	{ "RST in the window", C, RST, PLAIN, 0, -500, 0, 64, BINDING, UNTOUCHED, DECLINED },
 	{ "RST out of the window", C, RST, PLAIN, 0, 1 << 30, 0, 64, BINDING, DROPPED, BINDING },
@@ -392,6 +400,35 @@ static const struct row rows[] = {
 	{ "data", C, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, UNTOUCHED, FREE },
 	{ "data", V, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, DROPPED, FREE },
 };
+
+static uint64_t count_of(const struct bpf_map *map, uint32_t key)
+{
+	int cpus = libbpf_num_possible_cpus();
+	uint64_t counts[256], sum = 0;
+
+	if (cpus > 256 || bpf_map_lookup_elem(fd_of(map), &key, counts))
+		return 0;
+	for (int i = 0; i < cpus; i++)
+		sum += counts[i];
+	return sum;
+}
+
+static uint64_t reason_count(enum ph_reason reason)
+{
+	return count_of(skel->maps.ph_reasons, reason);
+}
+
+/* All there is, guard's too. */
+static uint64_t counted(void)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < PH_REASON_COUNT; i++)
+		sum += reason_count(i);
+	for (uint32_t i = 0; i < PH_GUARD_COUNT; i++)
+		sum += count_of(skel->maps.ph_guard, i);
+	return sum;
+}
 
 /* Return: the action, or -1000 and less for an error. */
 static int run(const struct row *row, const struct packet *in, uint8_t *out, uint32_t *ret_len)
@@ -431,11 +468,12 @@ static void test(const struct row *row)
 	struct packet in = row->by_cvm ? from_cvm(row->flags, row->form, row->payload)
 				       : from_client(row->flags, row->form, row->payload);
 	static const char *const states[] = { "FREE", "COLLECTING", "BINDING", "SPLICED", "ENDED", "KILLED", "DECLINED" };
-	static const int actions[] = { REDIRECT, UNSPEC, SHOT, REDIRECT, REDIRECT };
+	static const int actions[] = { REDIRECT, UNSPEC, SHOT, SHOT, REDIRECT, REDIRECT };
 	struct packet wanted;
 	static uint8_t out[PACKET_SIZE];
 	uint32_t len = 0;
 	bool good = true;
+	uint64_t before;
 	int action;
 
 	in.seq += row->seq;
@@ -443,7 +481,12 @@ static void test(const struct row *row)
 	in.ttl = row->ttl;
 	set_world();
 	set_flow(row->state);
+	before = counted();
 	action = run(row, &in, out, &len);
+	if (row->outcome == DROPPED && counted() == before) {
+		printf("# not counted\n");
+		good = false;
+	}
 	if (action != actions[row->outcome]) {
 		printf("# action %d, not %d\n", action, actions[row->outcome]);
 		good = false;
@@ -507,6 +550,76 @@ static void test_finish(void)
 	ktap_ok(flow_state() == ENDED, "two FINs, both acknowledged: over");
 }
 
+/* Drops that are no peer's doing. */
+static void test_drops(void)
+{
+	static const struct {
+		const char *name;
+		bool by_cvm;
+		enum ph_flow_state state;
+		bool busy;
+		uint32_t tunnel, nic;
+		enum ph_reason reason;
+	} drops[] = {
+		{ "the flow's lock is held", C, BINDING, true, LOOPBACK, LOOPBACK, PH_REASON_DROPPED_BUSY },
+		{ "the flow's lock is held", V, BINDING, true, LOOPBACK, LOOPBACK, PH_REASON_DROPPED_BUSY },
+		{ "the tunnel device is gone", C, SPLICED, false, 99999, LOOPBACK, PH_REASON_DROPPED_DEVICE },
+		{ "the client's device is gone", V, SPLICED, false, LOOPBACK, 99999, PH_REASON_DROPPED_DEVICE },
+	};
+	static uint8_t out[PACKET_SIZE];
+
+	for (size_t i = 0; i < sizeof(drops) / sizeof(drops[0]); i++) {
+		struct packet in = drops[i].by_cvm ? from_cvm(ACK, TIMES, 10) : from_client(ACK, TIMES, 10);
+		struct ph_gateway gateway = { .abi_version = PH_ABI_VERSION, .tunnel_ifindex = drops[i].tunnel };
+		struct row row = { .by_cvm = drops[i].by_cvm };
+		uint32_t zero = 0, slot = SLOT, len;
+		struct ph_flow flow;
+		uint64_t before;
+		int action;
+
+		set_world();
+		set_flow(drops[i].state);
+		bpf_map_update_elem(fd_of(skel->maps.ph_gateway), &zero, &gateway, 0);
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+		flow.lock = drops[i].busy;
+		flow.splice.nic = drops[i].nic;
+		bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+		before = reason_count(drops[i].reason);
+		action = run(&row, &in, out, &len);
+		ktap_ok(action == SHOT && reason_count(drops[i].reason) == before + 1, "%s, from the %s: dropped, counted",
+			drops[i].name, drops[i].by_cvm ? "CVM" : "client");
+	}
+}
+
+/* No room for another hello: told of hellos alone, and whatever else comes by does not push that out. */
+static void test_full(void)
+{
+	struct ph_decline_key key = { .client = htonl(CLIENT), .client_port = htons(CLIENT_PORT + 1) };
+	static const uint8_t hello[6] = { 22, 3, 1, 2, 0, 1 };
+	struct packet in = from_client(ACK | PSH, PLAIN, 100);
+	int declines = fd_of(skel->maps.ph_declines);
+	struct row row = { .by_cvm = C };
+	static uint8_t out[PACKET_SIZE];
+	struct ph_decline decline;
+	struct ph_steer steer;
+	uint32_t zero = 0, len, slot;
+
+	while (!bpf_map_lookup_and_delete_elem(fd_of(skel->maps.ph_free_hellos), NULL, &slot))
+		;
+	in.from_port = CLIENT_PORT + 1;		/* one that has no flow */
+	set_world();
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_steer), &zero, &steer);
+	steer.fresh_hellos = PH_HELLOS_MAX;
+	bpf_map_update_elem(fd_of(skel->maps.ph_steer), &zero, &steer, 0);
+	ktap_ok(run(&row, &in, out, &len) == UNSPEC && !reason_count(PH_REASON_DECLINED_FULL) &&
+		bpf_map_lookup_elem(declines, &key, &decline), "no hello store is free: data is no news");
+	in.start = hello;
+	in.start_len = sizeof(hello);
+	ktap_ok(run(&row, &in, out, &len) == UNSPEC && reason_count(PH_REASON_DECLINED_FULL) == 1 &&
+		!bpf_map_lookup_elem(declines, &key, &decline) && decline.reason == PH_REASON_DECLINED_FULL,
+		"no hello store is free: a hello is told of");
+}
+
 int main(void)
 {
 	ktap_header();
@@ -522,6 +635,8 @@ int main(void)
 	test_removed(false);
 	test_removed(true);
 	test_finish();
+	test_drops();
+	test_full();
 	ph_steer_bpf__destroy(skel);
 	return ktap_end();
 }
