@@ -33,6 +33,7 @@
 #define CLOCK_MONOTONIC 1
 #define FLOW_LOCK_SPINS 20000		/* some 100 us: longer than anything that is done under it */
 #define SOURCE_LOCK_SPINS 64
+#define LOAD_TRIES 16
 #define SLOT_TRIES 4
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
@@ -353,24 +354,45 @@ static __always_inline void load_end(struct ph_flow *flow)
 
 /* All from here on: under the lock. */
 
+enum load_result {
+	LOAD_CHANGED,
+	LOAD_GONE,			/* the slot is another instance's by now */
+	LOAD_BUSY,			/* to be tried again */
+};
+
+/* One flow more, or less, of an instance: of that one, and never fewer than none. Return: enum load_result. */
+__separate int load_change(__u32 slot, __u32 generation, int by)
+{
+	struct ph_load *load = bpf_map_lookup_elem(&ph_loads, &slot), was, is;
+
+	if (!load || !generation)
+		return LOAD_GONE;
+	for (int i = 0; i < LOAD_TRIES; i++) {
+		is.whose = was.whose = READ_ONCE(load->whose);
+		if (was.generation != generation || (!was.active && by < 0))
+			return LOAD_GONE;
+		is.active += by;
+		if (__sync_val_compare_and_swap(&load->whose, was.whose, is.whose) == was.whose)
+			return LOAD_CHANGED;
+	}
+	return LOAD_BUSY;
+}
+
 /* Counted once, whatever becomes of it: the bits in the flow say where, and go with what they stand for. */
 static __always_inline void flow_count_instance(struct ph_flow *flow)
 {
-	struct ph_load *load = load_of(&flow->splice.instance);
+	const struct ph_ref *instance = &flow->splice.instance;
 
-	if (flow->counted & PH_COUNTED_INSTANCE || !load)
-		return;
-	__sync_fetch_and_add(&load->active, 1);
-	flow->counted |= PH_COUNTED_INSTANCE;
+	if (!(flow->counted & PH_COUNTED_INSTANCE) && load_change(instance->slot, instance->generation, 1) == LOAD_CHANGED)
+		flow->counted |= PH_COUNTED_INSTANCE;
 }
 
 static __always_inline void flow_uncount_instance(struct ph_flow *flow)
 {
-	struct ph_load *load = load_of(&flow->splice.instance);
+	const struct ph_ref *instance = &flow->splice.instance;
 
-	if (flow->counted & PH_COUNTED_INSTANCE && load)
-		__sync_fetch_and_add(&load->active, -1);
-	flow->counted &= ~PH_COUNTED_INSTANCE;
+	if (flow->counted & PH_COUNTED_INSTANCE && load_change(instance->slot, instance->generation, -1) != LOAD_BUSY)
+		flow->counted &= ~PH_COUNTED_INSTANCE;
 }
 
 /*

@@ -781,6 +781,16 @@ int ph_maps_forget_relayed(const struct ph_maps *maps, uint32_t worker)
 	return ph_maps_each_relayed(maps, forget, &forgetting);
 }
 
+/* Flows of whoever had the slot before may still end: from the first store on they are not counted here. */
+static void begin_load(struct ph_load *load, uint32_t generation)
+{
+	const struct ph_load begun = { .generation = generation };
+
+	__atomic_store_n(&load->whose, 0, __ATOMIC_SEQ_CST);
+	memset((char *)load + sizeof(load->whose), 0, sizeof(*load) - sizeof(load->whose));
+	__atomic_store_n(&load->whose, begun.whose, __ATOMIC_RELEASE);
+}
+
 /*
  * The fences order the stores for readers that look at the generation before and after (pick.h). Without memory for
  * what guard counts of it, that counts for nobody: no reason to do without a CVM.
@@ -803,7 +813,7 @@ void ph_maps_set_instance(struct ph_maps *maps, uint32_t slot, const struct ph_i
 	__atomic_store_n(&to->generation, 0, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (maps->loads[slot].generation != instance->generation)
-		maps->loads[slot] = (struct ph_load){ .generation = instance->generation };
+		begin_load(&maps->loads[slot], instance->generation);
 	to->address = instance->address;
 	to->reserved = 0;
 	to->handshake_wall_ns = instance->handshake_wall_ns;

@@ -291,8 +291,13 @@ struct ph_hello_store {
  * that would not be safe.
  */
 struct ph_load {
-	__u32 generation;
-	__u32 active;			/* from the pick on */
+	union {
+		struct {
+			__u32 generation;
+			__u32 active;	/* from the pick on */
+		};
+		__u64 whose;		/* both: none is changed without a look at the other */
+	};
 	__u64 begun;
 	__u64 bytes_from_clients;	/* of flows that are over */
 	__u64 bytes_from_cvms;

@@ -550,6 +550,36 @@ static void test_finish(void)
 	ktap_ok(flow_state() == ENDED, "two FINs, both acknowledged: over");
 }
 
+/* What an instance carries: never less than nothing, and of that instance alone. */
+static void test_loads(void)
+{
+	static const struct {
+		uint32_t generation, active, then;
+	} loads[] = { { 5, 2, 1 }, { 5, 0, 0 }, { 6, 2, 2 } };
+	struct packet in = from_client(RST, PLAIN, 0);
+	static uint8_t out[PACKET_SIZE];
+	struct row row = { .by_cvm = C };
+
+	for (size_t i = 0; i < sizeof(loads) / sizeof(loads[0]); i++) {
+		struct ph_load load = { .generation = loads[i].generation, .active = loads[i].active };
+		uint32_t slot = SLOT, instance = 3, len;
+		struct ph_flow flow;
+
+		set_world();
+		set_flow(SPLICED);
+		bpf_map_update_elem(fd_of(skel->maps.ph_loads), &instance, &load, 0);
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+		flow.counted = PH_COUNTED_INSTANCE;
+		bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+		run(&row, &in, out, &len);
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_loads), &instance, &load);
+		ktap_ok(flow.splice.state == ENDED && !flow.counted && load.active == loads[i].then,
+			"a flow of the instance's %dth ends, where %u of its %dth are counted: %u are", 5, loads[i].active,
+			(int)loads[i].generation, load.active);
+	}
+}
+
 /* Drops that are no peer's doing. */
 static void test_drops(void)
 {
@@ -635,6 +665,7 @@ int main(void)
 	test_removed(false);
 	test_removed(true);
 	test_finish();
+	test_loads();
 	test_drops();
 	test_full();
 	ph_steer_bpf__destroy(skel);
