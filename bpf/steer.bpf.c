@@ -239,12 +239,17 @@ __separate int client_ipv6(struct __sk_buff *skb)
 /* A fragment, or a packet with IP options, of a flow: the stack would answer it with a reset. */
 static __always_inline int drop_if_ours(struct ph_flow *flow, enum ph_reason reason)
 {
-	struct ph_splice splice;
-
-	if (!flow || flow_snapshot(flow, &splice))
+	if (!flow)
 		return TC_ACT_UNSPEC;
-	count(reason);
-	return TC_ACT_SHOT;
+	switch (READ_ONCE(flow->splice.state)) {
+	case PH_FLOW_COLLECTING:
+	case PH_FLOW_BINDING:
+	case PH_FLOW_SPLICED:
+	case PH_FLOW_ENDED:
+		return drop(reason);
+	default:			/* there is none, or the stack has the client */
+		return TC_ACT_UNSPEC;
+	}
 }
 
 static __always_inline struct ph_flow *client_flow(const struct packet *p, __u32 *ret_slot)

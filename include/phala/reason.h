@@ -76,8 +76,8 @@
 	X(CVM_NO_SCALING, "cvm-no-scaling", "an instance declined window scaling: its transfers are slow")   \
 	X(TURNED_AWAY, "turned-away", "reset: no worker lives and the accept queue fills")                   \
 	X(KILLED, "killed", "ended by the operator")                                                         \
-	X(DROPPED_FRAGMENT, "dropped-fragment", "a fragment of a spliced flow")                              \
-	X(DROPPED_IP_OPTIONS, "dropped-ip-options", "a packet of a spliced flow with IP options")            \
+	X(DROPPED_FRAGMENT, "dropped-fragment", "a fragment of a flow")                                      \
+	X(DROPPED_IP_OPTIONS, "dropped-ip-options", "a packet of a flow with IP options")                    \
 	X(DROPPED_TTL, "dropped-ttl", "a packet of a spliced flow whose time to live ran out")               \
 	X(TOO_BIG, "too-big", "a packet of a spliced flow over the path's MTU: answered with ICMP")          \
 	X(STRAY, "stray", "a packet from a CVM, of a flow that is over: answered with a reset")              \

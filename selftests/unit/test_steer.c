@@ -397,6 +397,15 @@ static const struct row rows[] = {
 	{ "RST: refused, and there is no other", V, RST | ACK, PLAIN, 0, 0, -500, 64, BINDING, DROPPED, DECLINED },
 	{ "ACK of an older connection: the SYN again", V, ACK, TIMES, 0, 0, -7777, 64, BINDING, SENT, BINDING },
 
+	{ "IP options", C, ACK, ROUTED, 5, 0, -9000, 64, COLLECTING, DROPPED, COLLECTING },
+	{ "fragment", C, ACK, FRAGMENT, 5, 0, -9000, 64, COLLECTING, DROPPED, COLLECTING },
+	{ "IP options", C, ACK, ROUTED, 5, 0, -9000, 64, BINDING, DROPPED, BINDING },
+	{ "fragment", C, ACK, FRAGMENT, 5, 0, -9000, 64, BINDING, DROPPED, BINDING },
+	{ "IP options", V, ACK, ROUTED, 5, 0, 0, 64, BINDING, DROPPED, BINDING },
+	{ "fragment", V, ACK, FRAGMENT, 5, 0, 0, 64, BINDING, DROPPED, BINDING },
+	{ "IP options", C, ACK, ROUTED, 5, 0, 0, 64, DECLINED, UNTOUCHED, DECLINED },
+	{ "fragment", C, ACK, FRAGMENT, 5, 0, 0, 64, DECLINED, UNTOUCHED, DECLINED },
+
 	{ "data", C, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, UNTOUCHED, FREE },
 	{ "data", V, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, DROPPED, FREE },
 };
