@@ -212,9 +212,9 @@ static const struct verb {
 	  "and not in the file stays.\n" },
 	{ "gate", "show", ph_ctl_gate_show, NULL, 0, 0,
 	  "", "how the gate is attached, its budgets, what it let in and dropped",
-	  "Reads the pinned maps: works whether phalad runs or not. Of connections that are under way only the\n"
-	  "packets that are dropped are counted, but all packets of sources on the allow list. OVER BUDGET are the\n"
-	  "sources that lost most.\n" },
+	  "Reads the pinned maps: works whether phalad runs or not; only what went wrong with a device is the\n"
+	  "manager's to say. Of connections that are under way only the packets that are dropped are counted, but all\n"
+	  "packets of sources on the allow list. OVER BUDGET are the sources that lost most.\n" },
 	{ "detach", NULL, ph_ctl_detach, NULL, 0, BIT(OPTION_PINS),
 	  "[--pins]", "take the kernel path and the gate off all devices",
 	  "For when phalad is not to come back: they stay attached without it. Flows that are spliced are cut;\n"

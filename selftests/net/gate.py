@@ -370,8 +370,23 @@ def _(lab):
             wait_until(lambda: text in told(), 5, text)
         equal((mode_of(lab), mode_of(lab, "d0")), ("native", "off"), "what is attached")
         expect(is_open(lab), "a connection")
+        troubles = {row["device"]: row["text"] for row in lab.json("gate", "show")["troubles"]}
+        equal(sorted(troubles), ["absent0", "d0", "lo"], "devices with trouble")
+        expect("set Gate = tc" in troubles["d0"], "gate show says what to do")
+        equal({row["device"]: (row["mode"], row["trouble"]) for row in lab.json("status")["gate"]},
+              {"n0": ("native", None), **{device: ("off", text) for device, text in troubles.items()}}, "status")
+        for words in (("gate", "show"), ("status",)):
+            said = lab.ctl(*words).stdout
+            expect(all(f"{device}: {text}\n" in said for device, text in troubles.items()), f"{words}: {said}")
+        manager = lab.processes()["manager"]
+        os.kill(manager, signal.SIGSTOP)            # a manager that does not answer hides only that
+        try:
+            equal(lab.json("gate", "show")["troubles"], None, "troubles, when nobody says")
+        finally:
+            os.kill(manager, signal.SIGCONT)
         lab.restart(Gateway={"Nic": ["n0", "d0"], "Gate": "generic"})
         equal((mode_of(lab), mode_of(lab, "d0")), ("generic", "generic"), "what is attached as generic XDP")
+        equal(lab.json("gate", "show")["troubles"], [], "troubles")
     finally:
         lab.gateway.ip("link del d0\n")
 
