@@ -48,7 +48,7 @@
 #define PH_GATE_CONNECTIONS 1000	/* SYNs a second from one source */
 #define PH_GATE_HELLOS 1000		/* ClientHellos likewise */
 #define PH_GATE_HANDSHAKES 500		/* WireGuard handshake initiations likewise */
-#define PH_GATE_UNPROVEN 800		/* SYNs a second from all sources not heard of: 63 s of them are within the backlog */
+#define PH_GATE_UNPROVEN 4000		/* SYNs a second from all sources not heard of: the kernel bears 6,000 without cookies */
 #define PH_GATE_BURST 5			/* times that, at once */
 #define PH_TUNNEL_MTU 1420		/* WireGuard over IPv6 over Ethernet */
 
