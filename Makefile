@@ -111,7 +111,7 @@ $(BUILD)/tools/%: $(BUILD)/tools/%.o
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Tests
-tests: $(UNIT_BIN) $(FUZZ_BIN) $(STEER_BIN) $(TORTURE_BIN) $(BUILD)/tools/insns
+tests: $(UNIT_BIN) $(FUZZ_BIN) $(STEER_BIN) $(TORTURE_BIN) $(BUILD)/tools/insns $(BUILD)/bench/flood
 
 $(BUILD)/steer/stand: $(BUILD)/selftests/steer/stand.o $(BUILD)/libphala.a
 	@mkdir -p $(@D)

@@ -166,6 +166,7 @@ static __always_inline int begin_continue(struct __sk_buff *skb, struct packet *
 enum begin_result {
 	BEGIN_COLLECTED,
 	BEGIN_NOT_OURS,
+	BEGIN_NOBODYS,
 };
 
 /* A first data packet, into @hello. Return: enum begin_result. */
@@ -183,6 +184,8 @@ __separate int begin_collect(struct __sk_buff *skb, struct packet *p, __u32 hell
 	switch (request_find(skb, p, store)) {
 	case REQUEST_NONE:
 		return BEGIN_NOT_OURS;
+	case REQUEST_NOBODYS:
+		return BEGIN_NOBODYS;
 	case REQUEST_ACCEPTED:
 		count_decline(skb, p, PH_REASON_DECLINED_ACCEPTED);
 		return BEGIN_NOT_OURS;
@@ -299,17 +302,25 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 	__u32 hello, kept = 0;
 	int action;
 
-	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->payload || !p->tcp.ack || p->tcp.syn || p->tcp.rst ||
+	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->tcp.ack || p->tcp.syn || p->tcp.rst ||
 	    !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
+	if (!p->payload)
+		return nobody_bare(skb, p);
 	if (hello_take(steer, &hello)) {
 		count_decline(skb, p, PH_REASON_DECLINED_FULL);
 		return TC_ACT_UNSPEC;
 	}
-	if (begin_collect(skb, p, hello) == BEGIN_COLLECTED)
+	switch (begin_collect(skb, p, hello)) {
+	case BEGIN_COLLECTED:
 		action = begin_claim(skb, p, hello, &kept);
-	else
+		break;
+	case BEGIN_NOBODYS:
+		action = nobody_refuse();
+		break;
+	default:
 		action = to_worker(skb, p, hello);
+	}
 	if (!kept)
 		hello_give_back(hello);
 	return action;

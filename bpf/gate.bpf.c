@@ -94,11 +94,14 @@ static __always_inline enum ph_gate_reason look(const struct frame *f, struct pa
 	return key;
 }
 
+/* What is in reach of it at once. */
+#define FRAME_OF(context) \
+	.ctx = (context), .data = (void *)(long)(context)->data, .data_end = (void *)(long)(context)->data_end
+
 static __always_inline int judge_xdp(struct xdp_md *xdp)
 {
 	struct frame f = {
-		.ctx = xdp, .data = (void *)(long)xdp->data, .data_end = (void *)(long)xdp->data_end, .is_xdp = 1,
-		.len = bpf_xdp_get_buff_len(xdp),
+		FRAME_OF(xdp), .is_xdp = 1, .len = bpf_xdp_get_buff_len(xdp),
 	};
 	struct packet p = { 0 };
 	enum ph_gate_reason reason = look(&f, &p);
@@ -134,8 +137,7 @@ SEC("tc")
 int gate_tc(struct __sk_buff *skb)
 {
 	struct frame f = {
-		.ctx = skb, .data = (void *)(long)skb->data, .data_end = (void *)(long)skb->data_end, .len = skb->len,
-		.is_super = skb->gso_segs > 1,
+		FRAME_OF(skb), .len = skb->len, .is_super = skb->gso_segs > 1,
 	};
 	enum ph_gate_reason reason;
 	struct packet p = { 0 };

@@ -10,11 +10,13 @@
 
 #include <bpf/bpf_core_read.h>
 
+#include "nobody.h"
 #include "packet.h"
 
 enum request_result {
 	REQUEST_OK,
 	REQUEST_NONE,			/* no connection in this state: not steer's */
+	REQUEST_NOBODYS,		/* no connection at all */
 	REQUEST_ACCEPTED,		/* a socket that has read nothing yet */
 	REQUEST_ODD,			/* one with options that steer does not know */
 };
@@ -61,7 +63,7 @@ static __always_inline int request_is_unread(struct bpf_sock *sock)
 }
 
 /* What they agreed on, into @store. */
-static __always_inline enum request_result request_find(struct __sk_buff *skb, const struct packet *p,
+static __always_inline enum request_result request_find(struct __sk_buff *skb, struct packet *p,
 							struct ph_hello_store *store)
 {
 	struct bpf_sock_tuple tuple = {
@@ -74,7 +76,9 @@ static __always_inline enum request_result request_find(struct __sk_buff *skb, c
 	sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
 	if (!sock)
 		return REQUEST_NONE;
-	if (sock->state == BPF_TCP_LISTEN || (sock->state == BPF_TCP_ESTABLISHED && request_is_unread(sock)))
+	if (sock->state == BPF_TCP_LISTEN)
+		result = is_nobodys(sock, &p->ip, IP_HLEN, &p->tcp) ? REQUEST_NOBODYS : REQUEST_ACCEPTED;
+	if (sock->state == BPF_TCP_ESTABLISHED && request_is_unread(sock))
 		result = REQUEST_ACCEPTED;
 	if (sock->state == BPF_TCP_NEW_SYN_RECV) {
 		rq = bpf_skc_to_tcp_request_sock(sock);

@@ -78,6 +78,19 @@ static const struct option_row {
 	[OPTION_PINS] = { "pins", NULL, "and take the maps away: flows, counters and instances are forgotten" },
 };
 
+/* Of both lists. */
+#define LISTED (BIT(OPTION_FOR) | BIT(OPTION_REASON))
+#define LISTED_USAGE "[--for TIME] [--reason TEXT]"
+#define LIST_ADD_HELP                                                                                                    \
+	"Enforced at once, kept over restarts, and done here: works whether phalad runs or not. An address alone is\n"   \
+	"a prefix too; one that is listed already is changed.\n"                                                         \
+	"\n"
+#define LIST_REMOVE_HELP "Just that prefix: others that are within it, or hold it, stay.\n"
+#define LIST_IMPORT_HELP                                                                                                 \
+	"A prefix a line, perhaps with `until 2026-11-30T12:00:00Z`, and behind a # why; - is standard input. If one\n"  \
+	"line is wrong nothing is imported. --for and --reason are for lines that do not say. What is listed already\n"  \
+	"and not in the file stays.\n"
+
 static const struct verb {
 	const char *object;
 	const char *verb;			/* NULL when the object stands alone */
@@ -177,44 +190,36 @@ static const struct verb {
 	  "Until it is interrupted, has shown N, or that many seconds are over. One can watch at a time. Of one CVM no\n"
 	  "more than 16 are told in a second, so that a scanner does not drown others; all are counted, and the last\n"
 	  "number is how many of this CVM's were dropped for this reason. With --json each line is a document.\n" },
-	{ "deny", "add", ph_ctl_list_add, "PREFIX", 0, BIT(OPTION_FOR) | BIT(OPTION_REASON),
-	  "PREFIX [--for TIME] [--reason TEXT]", "drop what comes from a prefix",
+	{ "deny", "add", ph_ctl_list_add, "PREFIX", 0, LISTED,
+	  "PREFIX " LISTED_USAGE, "drop what comes from a prefix",
 	  "Drops what comes from there to the gateway's listening ports, also of connections that are under way, and\n"
 	  "WireGuard handshakes. All else of this machine is reached as before.\n"
-	  "Enforced at once, kept over restarts, and done here: works whether phalad runs or not. An address alone is\n"
-	  "a prefix too; one that is listed already is changed.\n"
-	  "\n"
+	  LIST_ADD_HELP
 	  "  phalactl deny add 192.0.2.0/24 --for 10min --reason \"scans\"\n" },
 	{ "deny", "remove", ph_ctl_list_remove, "PREFIX", 0, 0,
-	  "PREFIX", "take a prefix off the deny list", "Just that prefix: others that are within it, or hold it, stay.\n" },
+	  "PREFIX", "take a prefix off the deny list", LIST_REMOVE_HELP },
 	{ "deny", "list", ph_ctl_list_list, NULL, 0, BIT(OPTION_NUMBER),
 	  "[--count N]", "the deny list, as `deny import` reads it", "" },
-	{ "deny", "import", ph_ctl_list_import, "FILE", 0, BIT(OPTION_FOR) | BIT(OPTION_REASON),
-	  "FILE [--for TIME] [--reason TEXT]", "add all prefixes of a file to the deny list",
-	  "A prefix a line, perhaps with `until 2026-11-30T12:00:00Z`, and behind a # why; - is standard input. If one\n"
-	  "line is wrong nothing is imported. --for and --reason are for lines that do not say. What is listed already\n"
-	  "and not in the file stays.\n" },
-	{ "allow", "add", ph_ctl_list_add, "PREFIX", 0, BIT(OPTION_FOR) | BIT(OPTION_REASON),
-	  "PREFIX [--for TIME] [--reason TEXT]", "let a prefix in: never denied, never over budget",
+	{ "deny", "import", ph_ctl_list_import, "FILE", 0, LISTED,
+	  "FILE " LISTED_USAGE, "add all prefixes of a file to the deny list",
+	  LIST_IMPORT_HELP },
+	{ "allow", "add", ph_ctl_list_add, "PREFIX", 0, LISTED,
+	  "PREFIX " LISTED_USAGE, "let a prefix in: never denied, never over budget",
 	  "For load balancers, large NATs and one's own monitoring: the deny list and budgets do not count for them.\n"
-	  "Enforced at once, kept over restarts, and done here: works whether phalad runs or not. An address alone is\n"
-	  "a prefix too; one that is listed already is changed.\n"
-	  "\n"
+	  LIST_ADD_HELP
 	  "  phalactl allow add 192.0.2.0/24 --for 10min --reason \"our monitoring\"\n" },
 	{ "allow", "remove", ph_ctl_list_remove, "PREFIX", 0, 0,
-	  "PREFIX", "take a prefix off the allow list", "Just that prefix: others that are within it, or hold it, stay.\n" },
+	  "PREFIX", "take a prefix off the allow list", LIST_REMOVE_HELP },
 	{ "allow", "list", ph_ctl_list_list, NULL, 0, BIT(OPTION_NUMBER),
 	  "[--count N]", "the allow list, as `allow import` reads it", "" },
-	{ "allow", "import", ph_ctl_list_import, "FILE", 0, BIT(OPTION_FOR) | BIT(OPTION_REASON),
-	  "FILE [--for TIME] [--reason TEXT]", "add all prefixes of a file to the allow list",
-	  "A prefix a line, perhaps with `until 2026-11-30T12:00:00Z`, and behind a # why; - is standard input. If one\n"
-	  "line is wrong nothing is imported. --for and --reason are for lines that do not say. What is listed already\n"
-	  "and not in the file stays.\n" },
+	{ "allow", "import", ph_ctl_list_import, "FILE", 0, LISTED,
+	  "FILE " LISTED_USAGE, "add all prefixes of a file to the allow list",
+	  LIST_IMPORT_HELP },
 	{ "gate", "show", ph_ctl_gate_show, NULL, 0, 0,
 	  "", "how the gate is attached, its budgets, what it let in and dropped",
-	  "Reads the pinned maps: works whether phalad runs or not. Of connections that are under way only the\n"
-	  "packets that are dropped are counted, but all packets of sources on the allow list. OVER BUDGET are the\n"
-	  "sources that lost most.\n" },
+	  "Reads the pinned maps: works whether phalad runs or not; only what went wrong with a device is the\n"
+	  "manager's to say. Of connections that are under way only the packets that are dropped are counted, but all\n"
+	  "packets of sources on the allow list. OVER BUDGET are the sources that lost most.\n" },
 	{ "detach", NULL, ph_ctl_detach, NULL, 0, BIT(OPTION_PINS),
 	  "[--pins]", "take the kernel path and the gate off all devices",
 	  "For when phalad is not to come back: they stay attached without it. Flows that are spliced are cut;\n"

@@ -81,6 +81,11 @@ int ph_ctl_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
  * Return: PH_CTL_DONE, or PH_CTL_FAILED when the manager cannot be reached, refuses, or does not answer in time.
  */
 int ph_ctl_request(const struct ph_ctl *ctl, struct ph_json *request, struct ph_json **ret_reply);
+/*
+ * The same where the answer is only part of what is shown: no word of failure, and no long wait. Return: the caller's to free,
+ * or NULL.
+ */
+struct ph_json *ph_ctl_ask(const struct ph_ctl *ctl, const char *verb);
 /* Is anybody behind the control socket? Also when this cannot be told, for want of permission or time. */
 bool ph_ctl_listens(const struct ph_ctl *ctl);
 /* A request with nothing in it but the verb. */

@@ -148,6 +148,38 @@ static struct ph_json *talkers_json(const struct ph_ctl *ctl, const struct ph_ga
 	return array;
 }
 
+/* What the manager says is wrong. Return: NULL when there is none to say it. */
+static struct ph_json *troubles_json(const struct ph_ctl *ctl)
+{
+	struct ph_json *reply = ph_ctl_ask(ctl, "status");
+	const struct ph_json *rows = reply ? ph_json_child(ph_json_child(reply, "result"), "gate") : NULL;
+	struct ph_json *array = rows ? ph_json_array() : NULL;
+
+	for (size_t i = 0; i < ph_json_count(rows); i++) {
+		const struct ph_json *from = ph_json_at(rows, i);
+		const char *text = ph_json_string(from, "trouble", NULL);
+		struct ph_json *row;
+
+		if (!text)
+			continue;
+		row = ph_json_object();
+		ph_json_set_string(row, "device", ph_json_string(from, "device", NULL));
+		ph_json_set_string(row, "text", text);
+		ph_json_add(array, row);
+	}
+	ph_json_free(reply);
+	return array;
+}
+
+static void print_troubles(const struct ph_json *troubles, FILE *out)
+{
+	for (size_t i = 0; i < ph_json_count(troubles); i++) {
+		const struct ph_json *row = ph_json_at(troubles, i);
+
+		fprintf(out, "%s: %s\n", ph_json_string(row, "device", "all devices"), ph_json_string(row, "text", "?"));
+	}
+}
+
 static void print_gate(const struct ph_json *json)
 {
 	static const struct ph_column devices[] = {
@@ -173,6 +205,7 @@ static void print_gate(const struct ph_json *json)
 		ph_table_print(ph_json_child(json, "devices"), devices, stdout);
 	else
 		printf("the gate is on no device of this network namespace\n");
+	print_troubles(ph_json_child(json, "troubles"), stdout);
 	printf("\n");
 	ph_table_print(ph_json_child(json, "budgets"), budgets, stdout);
 	printf("\na source is a /%.0f of IPv4, a /%.0f of IPv6\n", ph_json_number(json, "source_prefix4", 0),
@@ -208,8 +241,13 @@ int ph_ctl_gate_show(const struct ph_ctl *ctl)
 	err = ph_gate_read(ctl->bpf_dir, &gate);
 	if (!err)
 		err = ph_gate_counters(ctl->bpf_dir, counters);
-	if (err == -ENOENT)
-		return ph_ctl_fail("there is no gate in %s: " ABSENT, ctl->bpf_dir);
+	if (err == -ENOENT) {
+		json = troubles_json(ctl);
+		status = ph_ctl_fail("there is no gate in %s: " ABSENT, ctl->bpf_dir);
+		print_troubles(json, stderr);
+		ph_json_free(json);
+		return status;
+	}
 	if (err)
 		return ph_ctl_fail("%s/ph_gate: %s", ctl->bpf_dir, strerror(-err));
 	devices = devices_json(ctl);
@@ -219,6 +257,7 @@ int ph_ctl_gate_show(const struct ph_ctl *ctl)
 		copy[i] = counters[i];
 	json = ph_json_object();
 	ph_json_set(json, "devices", devices);
+	ph_json_set(json, "troubles", troubles_json(ctl));
 	ph_json_set(json, "budgets", budgets_json(&gate));
 	ph_json_set_number(json, "source_prefix4", bits_of(&gate.source4) - PH_ADDRESS_V4_BITS);
 	ph_json_set_number(json, "source_prefix6", bits_of(&gate.source6));

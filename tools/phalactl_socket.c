@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define ANSWER_TIMEOUT_MS 15000			/* from the request to the whole answer */
+#define ASK_TIMEOUT_MS 1000			/* the same, for what can be shown without */
 #define ANSWER_MAX (64u << 20)			/* bytes; a full gateway's `cvm list` is about a third of it */
 #define READ_SIZE (64u << 10)
 
@@ -43,10 +44,10 @@ static int wait_for(int fd, short events, int64_t deadline_ms)
 	}
 }
 
-static int connect_to(const char *path, int *ret_fd)
+static int connect_to(const char *path, int limit_ms, int *ret_fd)
 {
 	/* A unix socket's connect() waits for room in the backlog, and this bounds it. */
-	struct timeval limit = { .tv_sec = ANSWER_TIMEOUT_MS / 1000 };
+	struct timeval limit = { .tv_sec = limit_ms / 1000 };
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int err, fd;
 
@@ -166,27 +167,28 @@ static int unanswered(const char *path, int err)
 	}
 }
 
-/* @text: the request, with room for a newline in place of its closing zero. */
-static int exchange(const char *path, char *text, char **ret_line, size_t *ret_len)
+/* @text: the request, with room for a newline in place of its closing zero. Return: 0 or -errno. */
+static int exchange(const char *path, char *text, int limit_ms, char **ret_line, size_t *ret_len, bool *ret_reached)
 {
-	int64_t deadline_ms = now_ms() + ANSWER_TIMEOUT_MS;
+	int64_t deadline_ms = now_ms() + limit_ms;
 	size_t len = strlen(text);
 	int err, fd = -1;
 
-	err = connect_to(path, &fd);
+	err = connect_to(path, limit_ms, &fd);
+	*ret_reached = !err;
 	if (err)
-		return unreachable(path, err);
+		return err;
 	text[len] = '\n';
 	err = send_all(fd, text, len + 1, deadline_ms);
 	if (!err)
 		err = read_line(fd, deadline_ms, ret_line, ret_len);
 	close(fd);
-	return err ? unanswered(path, err) : PH_CTL_DONE;
+	return err;
 }
 
 bool ph_ctl_listens(const struct ph_ctl *ctl)
 {
-	int fd = -1, err = connect_to(ctl->socket_path, &fd);
+	int fd = -1, err = connect_to(ctl->socket_path, ANSWER_TIMEOUT_MS, &fd);
 
 	if (!err)
 		close(fd);
@@ -199,13 +201,14 @@ int ph_ctl_request(const struct ph_ctl *ctl, struct ph_json *request, struct ph_
 	struct ph_json *reply;
 	char error[256];
 	size_t len = 0;
-	int status;
+	int status, err;
+	bool reached;
 
 	ph_json_free(request);
-	status = exchange(ctl->socket_path, text, &line, &len);
+	err = exchange(ctl->socket_path, text, ANSWER_TIMEOUT_MS, &line, &len, &reached);
 	free(text);
-	if (status)
-		return status;
+	if (err)
+		return reached ? unanswered(ctl->socket_path, err) : unreachable(ctl->socket_path, err);
 	reply = ph_json_parse(line, len, error, sizeof(error));
 	free(line);
 	if (!reply)
@@ -221,6 +224,26 @@ int ph_ctl_request(const struct ph_ctl *ctl, struct ph_json *request, struct ph_
 	}
 	*ret_reply = reply;
 	return PH_CTL_DONE;
+}
+
+struct ph_json *ph_ctl_ask(const struct ph_ctl *ctl, const char *verb)
+{
+	struct ph_json *request = ph_ctl_verb(verb), *reply = NULL;
+	char *text = ph_json_text(request), *line = NULL;
+	char error[256];
+	size_t len = 0;
+	bool reached;
+
+	ph_json_free(request);
+	if (!exchange(ctl->socket_path, text, ASK_TIMEOUT_MS, &line, &len, &reached))
+		reply = ph_json_parse(line, len, error, sizeof(error));
+	free(text);
+	free(line);
+	if (reply && (!ph_json_bool(reply, "ok", false) || !ph_json_child(reply, "result"))) {
+		ph_json_free(reply);
+		reply = NULL;
+	}
+	return reply;
 }
 
 struct ph_json *ph_ctl_verb(const char *verb)

@@ -4,6 +4,8 @@
  */
 #include "phalactl_flow.h"
 
+#include <string.h>
+
 static void print_tunnel(const struct ph_json *tunnel)
 {
 	double port = ph_json_number(tunnel, "listen_port", 0);
@@ -18,6 +20,36 @@ static void print_tunnel(const struct ph_json *tunnel)
 	       ph_json_string(tunnel, "range", "?"));
 	if (port)
 		printf("         port %.0f, public key %s\n", port, ph_json_string(tunnel, "public_key", "?"));
+}
+
+/* A line for the devices that have it, and one for each that has trouble; none without a Nic. */
+static void print_gate(const struct ph_json *rows)
+{
+	static const char indent[] = "         ";
+	const char *head = "gate     ";
+	bool any = false;
+
+	for (size_t i = 0; i < ph_json_count(rows); i++) {
+		const struct ph_json *row = ph_json_at(rows, i);
+		const char *mode = ph_json_string(row, "mode", "off");
+
+		if (!strcmp(mode, "off"))
+			continue;
+		printf("%s%s on %s", any ? ", " : head, mode, ph_json_string(row, "device", "?"));
+		any = true;
+	}
+	if (any) {
+		printf("\n");
+		head = indent;
+	}
+	for (size_t i = 0; i < ph_json_count(rows); i++) {
+		const struct ph_json *row = ph_json_at(rows, i);
+
+		if (ph_json_is_null(row, "trouble"))
+			continue;
+		printf("%s%s: %s\n", head, ph_json_string(row, "device", "all devices"), ph_json_string(row, "trouble", "?"));
+		head = indent;
+	}
 }
 
 static void print_workers(const struct ph_json *workers)
@@ -145,6 +177,7 @@ static void print_status(const struct ph_json *status)
 	       ph_json_number(status, "apps", 0), ph_json_number(status, "healthy", 0),
 	       ph_json_number(status, "draining", 0));
 	ph_ctl_kernel_print(ph_json_child(status, "kernel"));
+	print_gate(ph_json_child(status, "gate"));
 	if (trouble)
 		printf("trouble  %s\n", trouble);
 	print_workers(ph_json_child(status, "workers"));

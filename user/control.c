@@ -380,6 +380,17 @@ static json_t *guard_object(const __u64 *counters)
 	return object;
 }
 
+static json_t *gate_array(const struct ph_gates_row *rows, uint32_t count)
+{
+	json_t *array = json_array();
+
+	for (uint32_t i = 0; i < count; i++)
+		json_array_append_new(array, json_pack("{s:s?, s:s, s:o}", "device", rows[i].device, "mode",
+						       ph_gate_mode_word(rows[i].mode), "trouble",
+						       rows[i].trouble[0] ? json_string(rows[i].trouble) : json_null()));
+	return array;
+}
+
 static json_t *tunnel_object(const struct ph_tunnel *tunnel, const struct ph_device_state *device)
 {
 	return json_pack("{s:s, s:s, s:i, s:b, s:i, s:o, s:o, s:o, s:o}", "type",
@@ -393,10 +404,10 @@ static json_t *tunnel_object(const struct ph_tunnel *tunnel, const struct ph_dev
 char *ph_control_status(const struct ph_control_status *status)
 {
 	return answer(json_pack(
-		"{s:s, s:i, s:I, s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "version", PH_VERSION, "pid",
+		"{s:s, s:i, s:I, s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o}", "version", PH_VERSION, "pid",
 		(int)getpid(), "uptime_s", (json_int_t)((status->now_ns - status->started_ns) / NS_PER_S), "workers",
 		workers_array(status->maps, status->now_ns), "tunnel", tunnel_object(status->tunnel, status->device),
 		"cvms", (int)status->cvms, "apps", (int)status->apps, "healthy", (int)status->healthy, "draining",
 		(int)status->draining, "counters", counters_object(status->maps), "guard", guard_object(status->guard),
-		"trouble", status->trouble[0] ? json_string(status->trouble) : json_null()));
+		"gate", gate_array(status->gate, status->gate_rows), "trouble", status->trouble[0] ? json_string(status->trouble) : json_null()));
 }

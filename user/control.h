@@ -25,6 +25,7 @@
 
 #include "config.h"
 #include "device.h"
+#include "gates.h"
 #include "maps.h"
 #include "roster.h"
 
@@ -98,6 +99,8 @@ struct ph_control_status {
 	const struct ph_maps *maps;
 	uint32_t cvms, apps, healthy, draining;
 	const __u64 *guard;			/* PH_GUARD_MAX counters; NULL when there are none */
+	const struct ph_gates_row *gate;
+	uint32_t gate_rows;
 	const char *trouble;			/* what cannot be put right just now; empty when all is well */
 };
 

@@ -32,6 +32,7 @@ struct place {
 	enum ph_gate_mode mode;
 	uint32_t rest;				/* looks to go before a device that refused is asked again */
 	char trouble[TROUBLE_SIZE];		/* the last one, so that each is logged once */
+	char instead[TROUBLE_SIZE];		/* why it has another gate than its driver's default */
 };
 
 struct ph_gates {
@@ -277,13 +278,15 @@ static enum ph_gate_mode wanted_mode(const struct ph_gates *gates, uint32_t ifin
 	return ph_gate_default_mode(driver);
 }
 
-/* Where nobody asked for it, native XDP that is refused is no loss. */
-static int attach(struct ph_gates *gates, uint32_t ifindex, enum ph_gate_mode *mode, char *trouble)
+/* Where nobody asked for it, native XDP that is refused is no loss, and told in @instead. */
+static int attach(struct ph_gates *gates, uint32_t ifindex, enum ph_gate_mode *mode, char *instead, char *trouble)
 {
 	int err = ph_gate_attach(gates->gating, ifindex, *mode, trouble, TROUBLE_SIZE);
 
+	instead[0] = '\0';
 	if (!err || gates->config->gate.mode != PH_GATE_AUTO || *mode == PH_GATE_TC)
 		return err;
+	snprintf(instead, TROUBLE_SIZE, "%s", trouble);
 	trouble[0] = '\0';
 	*mode = PH_GATE_TC;
 	return ph_gate_attach(gates->gating, ifindex, *mode, trouble, TROUBLE_SIZE);
@@ -303,14 +306,15 @@ static int put(struct ph_gates *gates, struct place *place, uint32_t ifindex, ch
 	if (place->ifindex == ifindex && !ph_gate_attached(gates->config->bpf_dir, ifindex, &is) && is == mode)
 		return 0;
 	mode = wanted_mode(gates, ifindex);
-	err = attach(gates, ifindex, &mode, trouble);
+	err = attach(gates, ifindex, &mode, place->instead, trouble);
 	if (err) {
 		place->rest = REST;
 		return err;
 	}
 	place->ifindex = ifindex;
 	place->mode = mode;
-	ph_log(PH_LOG_INFO, "gate: on %s (interface %u) as %s", place->name, ifindex, ph_gate_mode_word(mode));
+	ph_log(PH_LOG_INFO, "gate: on %s (interface %u) as %s%s%s", place->name, ifindex, ph_gate_mode_word(mode),
+	       place->instead[0] ? ": " : "", place->instead);
 	return 0;
 }
 
@@ -394,4 +398,22 @@ void ph_gates_ensure(struct ph_gates *gates)
 	set_trouble(&gates->self, trouble);
 	for (uint32_t i = 0; !err && i < gates->place_count; i++)
 		ensure_place(gates, &gates->places[i]);
+}
+
+uint32_t ph_gates_rows(const struct ph_gates *gates, struct ph_gates_row ret_rows[PH_GATES_ROWS])
+{
+	uint32_t count = 0;
+
+	if (gates->self.trouble[0])
+		ret_rows[count++] = (struct ph_gates_row){ .mode = PH_GATE_OFF, .trouble = gates->self.trouble };
+	for (uint32_t i = 0; i < gates->place_count; i++) {
+		const struct place *place = &gates->places[i];
+
+		ret_rows[count++] = (struct ph_gates_row){
+			.device = place->name,
+			.mode = place->ifindex && gates->gating ? place->mode : PH_GATE_OFF,
+			.trouble = place->trouble[0] ? place->trouble : place->instead,
+		};
+	}
+	return count;
 }

@@ -8,8 +8,18 @@
 #define PHALAD_GATES_H
 
 #include "config.h"
+#include "gate.h"
 
 struct ph_gates;
+
+/* A Nic, or all of them where it is no device's. */
+struct ph_gates_row {
+	const char *device;			/* NULL for all */
+	enum ph_gate_mode mode;			/* PH_GATE_OFF: not on it */
+	const char *trouble;			/* why not, or why not as it should be; "" when all is well */
+};
+
+#define PH_GATES_ROWS (PH_NICS_MAX + 1)
 
 /* Nothing is loaded or attached yet. Return: 0 or -errno. */
 int ph_gates_new(const struct ph_config *config, struct ph_gates **ret_gates);
@@ -21,5 +31,8 @@ void ph_gates_free(struct ph_gates *gates);
  * earlier configuration had it; without a Nic, does nothing else.
  */
 void ph_gates_ensure(struct ph_gates *gates);
+
+/* How it stands; what is pointed at is good until the next ph_gates_ensure(). Return: how many. */
+uint32_t ph_gates_rows(const struct ph_gates *gates, struct ph_gates_row ret_rows[PH_GATES_ROWS]);
 
 #endif

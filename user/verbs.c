@@ -246,6 +246,7 @@ static void more(struct ph_client *client, void *data, void *arg)
 static void answer_status(struct ph_client *client, const struct ph_verbs *verbs)
 {
 	const struct ph_keeper *keeper = verbs->keeper;
+	struct ph_gates_row gate[PH_GATES_ROWS];
 	__u64 guard[PH_GUARD_MAX];
 	struct ph_control_status status = {
 		.now_ns = boot_now_ns(),
@@ -255,6 +256,8 @@ static void answer_status(struct ph_client *client, const struct ph_verbs *verbs
 		.maps = keeper->maps,
 		.cvms = ph_roster_count(keeper->roster),
 		.apps = keeper->apps,
+		.gate = gate,
+		.gate_rows = ph_gates_rows(keeper->gates, gate),
 		.trouble = keeper->trouble,
 	};
 

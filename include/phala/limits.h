@@ -48,7 +48,7 @@
 #define PH_GATE_CONNECTIONS 1000	/* SYNs a second from one source */
 #define PH_GATE_HELLOS 1000		/* ClientHellos likewise */
 #define PH_GATE_HANDSHAKES 500		/* WireGuard handshake initiations likewise */
-#define PH_GATE_UNPROVEN 800		/* SYNs a second from all sources not heard of: 63 s of them are within the backlog */
+#define PH_GATE_UNPROVEN 4000		/* SYNs a second from all sources not heard of: the kernel bears 6,000 without cookies */
 #define PH_GATE_BURST 5			/* times that, at once */
 #define PH_TUNNEL_MTU 1420		/* WireGuard over IPv6 over Ethernet */
 
@@ -73,6 +73,7 @@
 #define PH_SWEEP_DEAD_MS 5000		/* without a look, steer takes no new connection: nothing would ever end */
 #define PH_IDLE_GRACE_MS 20000		/* after which an idle flow ends even if no manager told its ends */
 #define PH_FLOW_REST_MS 5000		/* how long a flow that is over keeps its slot and answers stragglers */
+#define PH_RESETS_S 1000		/* packets of no connection that are answered in a second, all clients' together */
 #define PH_FLOW_REVIVE_MS 500		/* a reset by somebody who still sends so long after it was forged */
 
 /* Guard. */

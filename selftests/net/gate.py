@@ -7,6 +7,7 @@ import contextlib, itertools, json, os, signal, socket, struct, threading
 
 from lab import tls
 from lab.lab import CLIENT, DOMAIN, GATEWAY, GATEWAY6, wait_until
+from kernel import is_alive, kernel_pair
 from rows import LIMIT, Topic, accept, equal, expect, passthrough_pair, read_exactly, standard_pair
 
 ETH_P_IP, ETH_P_IPV6, ETH_P_8021Q = 0x0800, 0x86dd, 0x8100
@@ -370,10 +371,50 @@ def _(lab):
             wait_until(lambda: text in told(), 5, text)
         equal((mode_of(lab), mode_of(lab, "d0")), ("native", "off"), "what is attached")
         expect(is_open(lab), "a connection")
+        troubles = {row["device"]: row["text"] for row in lab.json("gate", "show")["troubles"]}
+        equal(sorted(troubles), ["absent0", "d0", "lo"], "devices with trouble")
+        expect("set Gate = tc" in troubles["d0"], "gate show says what to do")
+        equal({row["device"]: (row["mode"], row["trouble"]) for row in lab.json("status")["gate"]},
+              {"n0": ("native", None), **{device: ("off", text) for device, text in troubles.items()}}, "status")
+        for words in (("gate", "show"), ("status",)):
+            said = lab.ctl(*words).stdout
+            expect(all(f"{device}: {text}\n" in said for device, text in troubles.items()), f"{words}: {said}")
+        manager = lab.processes()["manager"]
+        os.kill(manager, signal.SIGSTOP)            # a manager that does not answer hides only that
+        try:
+            equal(lab.json("gate", "show")["troubles"], None, "troubles, when nobody says")
+        finally:
+            os.kill(manager, signal.SIGCONT)
         lab.restart(Gateway={"Nic": ["n0", "d0"], "Gate": "generic"})
         equal((mode_of(lab), mode_of(lab, "d0")), ("generic", "generic"), "what is attached as generic XDP")
+        equal(lab.json("gate", "show")["troubles"], [], "troubles")
     finally:
         lab.gateway.ip("link del d0\n")
+
+
+@topic.row("a gate that cannot be loaded: told, and all else works", only="native", seconds=60)
+def _(lab):
+    lab.stop()
+    lab.ctl("detach", "--pins")
+    # In the place of a map what is none stands for a kernel that lacks something; test_gate_load has those one by one.
+    lab.gateway.run(["mkdir", "/sys/fs/bpf/phala/ph_deny"])
+    try:
+        lab.start(**gate(Gate="tc"))
+        lab.wait_healthy()
+        row, = [row for row in lab.json("status")["gate"] if row["trouble"]]
+        equal((row["device"], row["mode"]), (None, "off"), "whose trouble it is")
+        expect("gate: cannot load the programs with maps in /sys/fs/bpf/phala: " in row["trouble"], row["trouble"])
+        said = lab.ctl("gate", "show", check=False)
+        expect(said.returncode == 1 and f"all devices: {row['trouble']}\n" in said.stderr, f"gate show: {said.stderr}")
+        equal(attached(lab), set(), "what is attached")
+        client, cvm = kernel_pair(lab, "alpha1-7807s", "alpha1", 7807)
+        is_alive(client, cvm)
+        for sock in (client, cvm):
+            sock.close()
+    finally:
+        lab.gateway.run(["rmdir", "/sys/fs/bpf/phala/ph_deny"])
+    lab.restart(**gate(Gate="tc"))
+    equal((mode_of(lab), lab.json("gate", "show")["troubles"]), ("tc", []), "once it can be")
 
 
 @topic.row("a device that is no longer a Nic: neither gate nor steer stays on it", only="native", seconds=60)

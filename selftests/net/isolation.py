@@ -223,6 +223,70 @@ for name, make in MATRIX:
             agree(now - collections.Counter(before), own, "of alpha1")
 
 
+PROBES = (("a ping", lambda me, to, ttl: icmp(me, to, 8, ttl=ttl)), ("a SYN", lambda me, to, ttl: tcp(me, to, 40000, 443, 2, ttl=ttl)),
+          ("a SYN to a port of CVMs'", lambda me, to, ttl: tcp(me, to, 40000, 7722, 2, ttl=ttl)),
+          ("an ACK", lambda me, to, ttl: tcp(me, to, 7722, 40000, 16, ttl=ttl)),
+          ("UDP", lambda me, to, ttl: udp(me, to, 40000, 53, ttl=ttl)),
+          ("an error", lambda me, to, ttl: icmp(me, to, 3, 1, 0, tcp(to, me, 40000, 443, 16), ttl=ttl)))
+# Of what the stack counts, all that a packet from a CVM could add to if it came so far.
+STACK = {"Ip": ("InHdrErrors", "InAddrErrors", "InUnknownProtos", "ForwDatagrams", "OutNoRoutes", "ReasmReqds", "FragCreates"),
+         "Icmp": None, "IcmpMsg": None, "Tcp": ("InSegs", "OutSegs", "OutRsts"), "Udp": ("NoPorts",)}
+
+
+def stack_counters(lab):
+    with lab.gateway.inside(), open("/proc/thread-self/net/snmp") as file:
+        lines = [line.split() for line in file]
+    return {f"{head[0]}{name}": number for head, numbers in zip(lines[::2], lines[1::2]) for name, number in zip(head[1:], numbers[1:])
+            if (group := head[0][:-1]) in STACK and (STACK[group] is None or name in STACK[group])}
+
+
+def traces(lab):
+    """All that may be kept of a packet but guard's counters: the stack's, neighbours, flows, and entries of each map."""
+    neighbours = sorted((row["dst"], row["dev"]) for row in json.loads(lab.gateway.run(["ip", "-j", "neigh", "show"]).stdout))
+    flows = [{key: value for key, value in flow.items() if not key.endswith("_s")} for flow in lab.json("flow", "list")["flows"]]
+    return {"stack": stack_counters(lab), "neighbours": neighbours, "flows": flows, "reasons": lab.json("map", "dump", "reasons"),
+            "maps": {row["name"]: row.get("entries") for row in lab.json("map", "list")}}
+
+
+def resting_address(lab):
+    """Of a CVM that was removed, and that no other has yet."""
+    lab.ctl("cvm", "add", "--app", "gamma", "--instance", "resting", "--generate-key")
+    address = lab.json("cvm", "show", "resting")["address"]
+    lab.ctl("cvm", "remove", "resting")
+    return address
+
+
+@topic.row("an address in use, one that rests and one that is nobody's: nothing tells them apart, not even here", seconds=60)
+def _(lab):
+    # Time is what differs when work does. So: each packet is dropped by the first program on the device, for the same
+    # reason whoever has the address, and neither the stack nor any map hears of it.
+    spliced = kernel_pair(lab, "beta1-7722s", "beta1", 7722)
+    client, cvm = standard_pair(lab, "beta1-7723", "beta1", 7723)
+    is_alive(*spliced)
+    targets = {"a CVM with connections": lab.cvms["beta1"].address, "a CVM": lab.cvms["alpha2"].address,
+               "the gateway": TUNNEL_GATEWAY, "one that rests": resting_address(lab),
+               **{f"nobody's, {address}": address for address in NOBODYS}}
+    with Attacker(lab, "alpha1") as attacker:
+        quiet(lab, attacker)
+        me = attacker.address
+        attacker.send([probe(me, to, 64) for to in targets.values() for _, probe in PROBES])   # no counter is at 0 any more
+        before, told = traces(lab), {}
+        for target, to in targets.items():
+            for name, probe in PROBES:
+                for ttl in (1, 2, 64):
+                    counted = totals(lab)
+                    strike(lab, attacker, [probe(me, to, ttl)])
+                    told.setdefault((name, ttl), {})[target] = dict(totals(lab) - counted)
+        for (name, ttl), reasons in told.items():
+            expect(len(set(map(str, reasons.values()))) == 1, f"{name} with TTL {ttl} is dropped for {reasons}")
+        after = traces(lab)
+        for what in before:
+            equal(after[what], before[what], f"{what} after the probes")
+    is_alive(*spliced)
+    for sock in (*spliced, client.sock, cvm):
+        sock.close()
+
+
 def quiet(lab, attacker, seconds=0.2):
     """Until what is under way has arrived: delayed acknowledgements, say."""
     def nothing():

@@ -87,11 +87,12 @@ def standard_pair(lab, label, name, port, **options):
         return client, accept(listener)
 
 
-def passthrough_pair(lab, label, name, port, family=4, **shape):
-    """A client's socket that has sent a hello, and the CVM's end that has read it; from here on bytes are bytes."""
+def passthrough_pair(lab, label, name, port, family=4, source="", **shape):
+    """A client's socket that has sent a hello, and the CVM's end that has read it; from here on bytes are bytes. @source: the
+    client's address."""
     hello = tls.records(tls.client_hello(tls.sni(f"{label}.{DOMAIN}"), **shape))
     with listening(lab, name, port) as listener:
-        client = lab.connect(family)
+        client = lab.connect(family, source)
         client.sendall(hello)
         cvm = accept(listener)
     equal(read_exactly(cvm, len(hello)), hello, "the hello at the CVM")

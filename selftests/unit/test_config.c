@@ -322,7 +322,7 @@ static bool is_address(struct in_addr address, const char *want)
 /* Defaults first, then each key's effect. */
 static bool is_default_gate(const struct ph_gate_config *gate)
 {
-	return gate->mode == PH_GATE_AUTO && gate->connections == 1000 && gate->hellos == 1000 && gate->handshakes == 500 && gate->unproven == 800 &&
+	return gate->mode == PH_GATE_AUTO && gate->connections == 1000 && gate->hellos == 1000 && gate->handshakes == 500 && gate->unproven == 4000 &&
 	       !gate->connections_burst && !gate->hellos_burst && !gate->handshakes_burst && gate->prefix4 == 32 &&
 	       gate->prefix6 == 64;
 }

@@ -247,11 +247,12 @@ static void test_status(void)
 	struct ph_maps maps = { .gateway = &gateway, .workers = workers };
 	struct ph_tunnel tunnel = { .interface = "wg0" };
 	struct ph_device_state device = { .ifindex = 4, .up = true };
+	const struct ph_gates_row gate[] = { { NULL, PH_GATE_OFF, "no kernel" }, { "eth0", PH_GATE_TC, "" } };
 	struct ph_control_status status = {
 		.now_ns = 100000000000, .started_ns = 40000000000, .tunnel = &tunnel, .device = &device, .maps = &maps,
-		.cvms = 9, .apps = 4, .healthy = 7, .draining = 1, .trouble = "",
+		.cvms = 9, .apps = 4, .healthy = 7, .draining = 1, .trouble = "", .gate = gate, .gate_rows = 2,
 	};
-	json_t *answer, *result, *counters, *worker;
+	json_t *answer, *result, *counters, *worker, *rows;
 
 	workers[0] = (struct ph_worker){ .heartbeat_ns = 99000000000, .pid = 42, .active = 3 };
 	workers[0].counters[PH_REASON_ACCEPTED] = 5;
@@ -266,6 +267,12 @@ static void test_status(void)
 			json_integer_value(json_object_get(result, "healthy")) == 7 &&
 			json_is_null(json_object_get(result, "trouble")),
 		"status: counts and uptime");
+	rows = json_object_get(result, "gate");
+	ktap_ok(json_array_size(rows) == 2 && json_is_null(json_object_get(json_array_get(rows, 0), "device")) &&
+			!strcmp(json_string_value(json_object_get(json_array_get(rows, 0), "trouble")), "no kernel") &&
+			!strcmp(json_string_value(json_object_get(json_array_get(rows, 1), "mode")), "tc") &&
+			json_is_null(json_object_get(json_array_get(rows, 1), "trouble")),
+		"status: the gate on each device, and what is wrong");
 	ktap_ok(json_array_size(json_object_get(result, "workers")) == 2 &&
 			json_integer_value(json_object_get(worker, "pid")) == 42 &&
 			json_integer_value(json_object_get(worker, "active")) == 3 &&
