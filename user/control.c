@@ -393,8 +393,10 @@ static json_t *tunnel_object(const struct ph_tunnel *tunnel, const struct ph_dev
 char *ph_control_status(const struct ph_control_status *status)
 {
 	return answer(json_pack(
-		"{s:s, s:i, s:I, s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "version", PH_VERSION, "pid",
-		(int)getpid(), "uptime_s", (json_int_t)((status->now_ns - status->started_ns) / NS_PER_S), "workers",
+		"{s:s, s:i, s:I, s:I, s:I, s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "version", PH_VERSION, "pid",
+		(int)getpid(), "uptime_s", (json_int_t)((status->now_ns - status->started_ns) / NS_PER_S), "restarts",
+		(json_int_t)__atomic_load_n(&status->holder->restarts, __ATOMIC_RELAXED), "hung",
+		(json_int_t)__atomic_load_n(&status->holder->hung, __ATOMIC_RELAXED), "workers",
 		workers_array(status->maps, status->now_ns), "tunnel", tunnel_object(status->tunnel, status->device),
 		"cvms", (int)status->cvms, "apps", (int)status->apps, "healthy", (int)status->healthy, "draining",
 		(int)status->draining, "counters", counters_object(status->maps), "guard", guard_object(status->guard),

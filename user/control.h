@@ -25,6 +25,7 @@
 
 #include "config.h"
 #include "device.h"
+#include "holder.h"
 #include "maps.h"
 #include "roster.h"
 
@@ -97,6 +98,7 @@ struct ph_control_status {
 	const struct ph_device_state *device;
 	const struct ph_maps *maps;
 	uint32_t cvms, apps, healthy, draining;
+	const struct ph_holder_counts *holder;
 	const __u64 *guard;			/* PH_GUARD_MAX counters; NULL when there are none */
 	const char *trouble;			/* what cannot be put right just now; empty when all is well */
 };

@@ -321,7 +321,8 @@ static int manage(const struct ph_config *config, const struct arguments *argume
 		.channel_fds = arguments->fds + PH_MANAGER_FD_CHANNELS,
 		.worker_count = config->workers,
 		.control_fd = arguments->fds[PH_MANAGER_FD_CONTROL],
-		.ready_fd = arguments->fds[PH_MANAGER_FD_READY],
+		.pulse_fd = arguments->fds[PH_MANAGER_FD_PULSE],
+		.counts_fd = arguments->fds[PH_MANAGER_FD_COUNTS],
 		.fresh = arguments->fresh,
 		.restarted = arguments->again,
 	};
@@ -336,7 +337,7 @@ static int work(const struct ph_config *config, const struct arguments *argument
 		.listen_fds = arguments->fds + PH_WORKER_FD_LISTEN,
 		.listen_count = config->listen_count,
 		.channel_fd = arguments->fds[PH_WORKER_FD_CHANNEL],
-		.ready_fd = arguments->fds[PH_WORKER_FD_READY],
+		.pulse_fd = arguments->fds[PH_WORKER_FD_PULSE],
 		.ticket_fd = arguments->fds[PH_WORKER_FD_TICKET],
 		.restarted = arguments->again,
 	};

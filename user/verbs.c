@@ -256,6 +256,7 @@ static void answer_status(struct ph_client *client, const struct ph_verbs *verbs
 		.cvms = ph_roster_count(keeper->roster),
 		.apps = keeper->apps,
 		.trouble = keeper->trouble,
+		.holder = verbs->holder,
 	};
 
 	if (keeper->drops && !ph_drops_totals(keeper->drops, guard))

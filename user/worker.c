@@ -24,8 +24,6 @@
 #include "log.h"
 #include "sandbox.h"
 
-#define HEARTBEAT_MS 1000
-
 struct worker;
 
 struct listener {
@@ -304,12 +302,19 @@ static void signal_happened(struct ph_source *source, uint32_t events)
 		worker->stopping = true;
 }
 
+/* Whether it comes is the holder's to judge. */
+static int say_alive(const struct worker *worker)
+{
+	return write(worker->args->pulse_fd, "", 1) == 1 ? 0 : -errno;
+}
+
 static void beat(struct ph_timer *timer)
 {
 	struct worker *worker = ph_container_of(timer, struct worker, heartbeat);
 	struct ph_worker *stats = worker->connections.stats;
 
 	*(volatile __u64 *)&stats->heartbeat_ns = worker->events.now_ns;
+	say_alive(worker);
 	ph_timer_arm(&worker->events, &worker->heartbeat_queue, &worker->heartbeat);
 }
 
@@ -414,7 +419,7 @@ static int start(struct worker *worker)
 		return err;
 
 	ph_events_add_queue(&worker->events, &worker->pause_queue, PH_ACCEPT_PAUSE_MS, pause_expired);
-	ph_events_add_queue(&worker->events, &worker->heartbeat_queue, HEARTBEAT_MS, beat);
+	ph_events_add_queue(&worker->events, &worker->heartbeat_queue, PH_PULSE_MS, beat);
 	ph_timer_init(&worker->pause);
 	ph_timer_init(&worker->heartbeat);
 	worker->channel_source.handle = channel_happened;
@@ -432,18 +437,11 @@ static int start(struct worker *worker)
 	}
 	stats->pid = (__u32)getpid();
 	stats->active = 0;
-	beat(&worker->heartbeat);
 	err = listen_again(worker);
 	if (err)
 		ph_log(PH_LOG_ERROR, "the listening sockets can't be watched: %s", strerror(-err));
-	return err;
-}
-
-static int say_ready(int fd)
-{
-	int err = write(fd, "", 1) == 1 ? 0 : -errno;
-
-	close(fd);
+	else
+		beat(&worker->heartbeat);		/* the first: it is ready */
 	return err;
 }
 
@@ -493,8 +491,6 @@ int ph_worker_main(const struct ph_config *config, const struct ph_worker_args *
 		ph_log(PH_LOG_ERROR, "epoll: %s", strerror(-err));
 	else
 		err = start(worker);
-	if (!err)
-		err = say_ready(args->ready_fd);
 	if (!err)
 		err = serve(worker);
 	stop(worker);

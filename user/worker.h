@@ -16,7 +16,7 @@ struct ph_worker_args {
 	const int *listen_fds;		/* shared by all workers; the holder's */
 	uint32_t listen_count;
 	int channel_fd;			/* this worker's end */
-	int ready_fd;			/* one byte is written when the worker accepts connections; then closed */
+	int pulse_fd;			/* one byte is written when the worker accepts connections, then one each second */
 	int ticket_fd;			/* PH_TICKET_SECRET_LEN random bytes, the same for all; a memfd, read at 0 */
 	bool restarted;			/* not the first start: an expired certificate is a warning, not an error */
 };

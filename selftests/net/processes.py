@@ -150,6 +150,65 @@ def _(lab):
             sock.close()
 
 
+WATCHDOG = 3 * SLOW
+
+
+@topic.row("a manager that hangs is killed and started again, and counted; the worker goes on", only="native", role="manager",
+           seconds=40)
+@topic.row("a worker that hangs is killed and started again, and counted", only="native", role="worker 0", seconds=40)
+def _(lab, role):
+    lab.stop()
+    lab.start(watchdog=WATCHDOG)
+    try:
+        lab.wait_healthy()
+        before = lab.processes()
+        os.kill(before[role], signal.SIGSTOP)
+        wait_until(lambda: lab.processes().get(role, before[role]) != before[role], WATCHDOG / SLOW + 5, "another one")
+        wait_until(lambda: lab.ctl("status", check=False).returncode == 0, 5, "the manager answers")
+        status = lab.json("status")
+        equal((status["restarts"], status["hung"]), (1, 1), "restarts, those for hanging")
+        expect(re.search(rf"{role} \(process {before[role]}\) has not been heard of for \d+ ms: killed", lab.log.read_text()),
+               "the log says so")
+        after = lab.processes()
+        equal({name for name in before if after.get(name) != before[name]}, {role}, "who is another")
+        works(lab)
+    finally:
+        lab.restart()
+        lab.wait_healthy()
+
+
+@topic.row("systemd's watchdog: the holder says that it lives, and not while it is stopped; nobody is killed for that",
+           only="native", seconds=40)
+def _(lab):
+    lab.stop()
+    lab.start(watchdog=WATCHDOG)
+
+    def said():
+        with contextlib.suppress(BlockingIOError):
+            return lab.notified.recv(4096) == b"WATCHDOG=1"
+    try:
+        before = lab.processes()
+        for _ in range(3):
+            wait_until(said, WATCHDOG / SLOW / 2, "WATCHDOG=1")
+        for pid in before.values():
+            os.kill(pid, signal.SIGSTOP)
+        while said():
+            pass
+        time.sleep(1.5 * WATCHDOG)      # longer than anybody may be silent
+        expect(not said(), "nothing is said meanwhile")
+        os.kill(before["holder"], signal.SIGCONT)
+        wait_until(said, 3, "WATCHDOG=1 again")
+        for role, pid in before.items():
+            os.kill(pid, signal.SIGCONT)
+        works(lab)
+        for _ in range(3):
+            wait_until(said, WATCHDOG / SLOW / 2, "WATCHDOG=1")
+        equal(lab.processes(), before, "processes")
+    finally:
+        lab.restart()
+        lab.wait_healthy()
+
+
 @topic.row("a worker's counters are not lost with it")
 def _(lab):
     works(lab)

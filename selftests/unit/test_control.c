@@ -247,8 +247,9 @@ static void test_status(void)
 	struct ph_maps maps = { .gateway = &gateway, .workers = workers };
 	struct ph_tunnel tunnel = { .interface = "wg0" };
 	struct ph_device_state device = { .ifindex = 4, .up = true };
+	struct ph_holder_counts holder = { .restarts = 8, .hung = 3 };
 	struct ph_control_status status = {
-		.now_ns = 100000000000, .started_ns = 40000000000, .tunnel = &tunnel, .device = &device, .maps = &maps,
+		.holder = &holder, .now_ns = 100000000000, .started_ns = 40000000000, .tunnel = &tunnel, .device = &device, .maps = &maps,
 		.cvms = 9, .apps = 4, .healthy = 7, .draining = 1, .trouble = "",
 	};
 	json_t *answer, *result, *counters, *worker;
@@ -266,6 +267,9 @@ static void test_status(void)
 			json_integer_value(json_object_get(result, "healthy")) == 7 &&
 			json_is_null(json_object_get(result, "trouble")),
 		"status: counts and uptime");
+	ktap_ok(json_integer_value(json_object_get(result, "restarts")) == 8 &&
+			json_integer_value(json_object_get(result, "hung")) == 3,
+		"status: what the holder counts");
 	ktap_ok(json_array_size(json_object_get(result, "workers")) == 2 &&
 			json_integer_value(json_object_get(worker, "pid")) == 42 &&
 			json_integer_value(json_object_get(worker, "active")) == 3 &&

@@ -231,11 +231,46 @@ static void test_notify(void)
 	setenv("NOTIFY_SOCKET", at.sun_path, 1);
 	ktap_ok(!ph_notify("READY=1") && recv(fd, text, sizeof(text) - 1, 0) == 7 && !strcmp(text, "READY=1"),
 		"the word arrives, at an abstract name");
+	while (!ph_notify("WATCHDOG=1"))
+		;
+	ktap_ok(ph_notify("WATCHDOG=1") == -EAGAIN, "nobody waits for a systemd that reads nothing");
 	setenv("NOTIFY_SOCKET", "relative", 1);
 	ktap_ok(ph_notify("READY=1") == -EINVAL, "a name of another form is refused");
 	setenv("NOTIFY_SOCKET", "/nonexistent/notify", 1);
 	ktap_ok(ph_notify("READY=1") == -ENOENT, "an error is passed on");
 	close(fd);
+}
+
+static void test_watchdog(void)
+{
+	static const struct {
+		const char *usec;
+		long pid;			/* added to this process's; LONG_MAX is none */
+		uint32_t want;
+		const char *name;
+	} rows[] = {
+		{ "60000000", 0, 60000, "a minute" },
+		{ "60000000", LONG_MAX, 60000, "for whoever reads it" },
+		{ "60000000", 1, 0, "for another process" },
+		{ NULL, 0, 0, "not asked for" },
+		{ "", 0, 0, "nothing" },
+		{ "-1", 0, 0, "less than nothing" },
+		{ "60s", 0, 0, "a unit" },
+		{ "0", 0, 0, "none" },
+		{ "18446744073709551615", 0, 0, "for ever" },
+	};
+	char pid[24];
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		unsetenv("WATCHDOG_USEC");
+		unsetenv("WATCHDOG_PID");
+		if (rows[i].usec)
+			setenv("WATCHDOG_USEC", rows[i].usec, 1);
+		snprintf(pid, sizeof(pid), "%ld", getpid() + (rows[i].pid == LONG_MAX ? 0 : rows[i].pid));
+		if (rows[i].pid != LONG_MAX)
+			setenv("WATCHDOG_PID", pid, 1);
+		ktap_ok(ph_notify_watchdog_ms() == rows[i].want, "watchdog: %s", rows[i].name);
+	}
 }
 
 static void bring_up_loopback(void)
@@ -252,6 +287,7 @@ int main(void)
 {
 	ktap_header();
 	test_notify();
+	test_watchdog();
 	test_control();
 	if (geteuid() || unshare(CLONE_NEWNET)) {
 		ktap_skip("listening sockets", "needs root, for a network namespace");
