@@ -344,7 +344,7 @@ static json_t *workers_array(const struct ph_maps *maps, uint64_t now_ns)
 }
 
 /* Also of workers that a configuration before this one had: what was counted stays counted. */
-static json_t *counters_object(const struct ph_maps *maps)
+static json_t *counters_object(const struct ph_maps *maps, const struct ph_holder_counts *holder)
 {
 	static const char *const words[] = {
 #define WORD(name, word, text) [PH_REASON_##name] = word,
@@ -358,6 +358,8 @@ static json_t *counters_object(const struct ph_maps *maps)
 
 		for (uint32_t i = 0; i < PH_WORKERS_MAX; i++)
 			sum += __atomic_load_n(&maps->workers[i].counters[reason], __ATOMIC_RELAXED);
+		if (reason == PH_REASON_TURNED_AWAY)
+			sum += __atomic_load_n(&holder->turned_away, __ATOMIC_RELAXED);
 		json_object_set_new(object, words[reason], json_integer((json_int_t)sum));
 	}
 	return object;
@@ -399,6 +401,6 @@ char *ph_control_status(const struct ph_control_status *status)
 		(json_int_t)__atomic_load_n(&status->holder->hung, __ATOMIC_RELAXED), "workers",
 		workers_array(status->maps, status->now_ns), "tunnel", tunnel_object(status->tunnel, status->device),
 		"cvms", (int)status->cvms, "apps", (int)status->apps, "healthy", (int)status->healthy, "draining",
-		(int)status->draining, "counters", counters_object(status->maps), "guard", guard_object(status->guard),
+		(int)status->draining, "counters", counters_object(status->maps, status->holder), "guard", guard_object(status->guard),
 		"trouble", status->trouble[0] ? json_string(status->trouble) : json_null()));
 }

@@ -4,6 +4,10 @@
  * and whichever dies is started again; then all stop. A death before all run ends phalad: it is a mistake that a
  * restart does not mend.
  *
+ * While no worker runs, clients wait in the listening sockets' queues; when one does not come back soon, because it
+ * crashes at each start, they are turned away instead, so that silent ones do not fill the queues: a full one answers no
+ * SYN, and passthrough needs the answer too.
+ *
  * Who runs gives a sign of life each PH_PULSE_MS; of whom nothing is heard for the watchdog's time is killed, and so
  * started again. That time is systemd's WatchdogSec, by which the holder itself is watched, else PH_WATCHDOG_MS.
  */
@@ -74,6 +78,9 @@ struct holder {
 	int64_t notified_ms;
 	bool told_ready;
 	int turn_ms;				/* it sleeps no longer */
+	int64_t served_ms;			/* when a worker was last ready */
+	int64_t accept_ms;			/* not before, for want of descriptors */
+	bool away;				/* clients are turned away */
 	struct ph_holder_counts *counts;	/* the manager reads them by counts_fd */
 	char control_path[PATH_MAX + 16];
 	int lock_fd, control_fd, ticket_fd, counts_fd, signal_fd;
@@ -478,6 +485,36 @@ static void forgive(struct holder *holder)
 
 	for (int i = 0; i < holder->child_count; i++)
 		holder->children[i].heard_ms = holder->children[i].started_ms = now;
+	holder->served_ms = now;
+}
+
+/* For how long has no worker been there? Clients wait for a while, and then no more. */
+static void judge_workers(struct holder *holder)
+{
+	int64_t now = now_ms();
+	bool away;
+
+	for (int i = 1; i < holder->child_count; i++) {
+		if (holder->children[i].ready)
+			holder->served_ms = now;
+	}
+	away = now - holder->served_ms > PH_AWAY_MS;
+	if (away && !holder->away)
+		ph_log(PH_LOG_ERROR, "no worker runs: who connects is turned away");
+	else if (!away && holder->away)
+		ph_log(PH_LOG_INFO, "a worker runs: %llu connections have been turned away so far",
+		       (unsigned long long)holder->counts->turned_away);
+	holder->away = away;
+}
+
+static void turn_away(struct holder *holder, int listen_fd)
+{
+	int count = ph_listener_turn_away(listen_fd);
+
+	if (count < 0)
+		holder->accept_ms = now_ms() + PH_ACCEPT_PAUSE_MS;
+	else
+		holder->counts->turned_away += count;
 }
 
 static void notify(struct holder *holder)
@@ -529,12 +566,14 @@ static int restart(struct holder *holder)
 
 static void run(struct holder *holder)
 {
-	struct pollfd polls[1 + CHILDREN_MAX];
+	struct pollfd polls[1 + CHILDREN_MAX + PH_LISTEN_MAX];
 
 	start_or_retry(holder, MANAGER);
 	while (holder->state != STOPPING) {
 		int timeout = restart(holder);
 		int64_t asleep_ms = now_ms();
+		bool turns_away = holder->away && asleep_ms >= holder->accept_ms;
+		int count = 1 + holder->child_count;
 
 		if (timeout < 0 || timeout > holder->turn_ms)
 			timeout = holder->turn_ms;
@@ -542,11 +581,17 @@ static void run(struct holder *holder)
 		polls[0] = (struct pollfd){ .fd = holder->signal_fd, .events = POLLIN };
 		for (int i = 0; i < holder->child_count; i++)
 			polls[1 + i] = (struct pollfd){ .fd = holder->children[i].pulse_fd, .events = POLLIN };
-		if (poll(polls, 1 + holder->child_count, timeout) < 0)
+		for (uint32_t i = 0; turns_away && i < holder->config->listen_count; i++)
+			polls[count++] = (struct pollfd){ .fd = holder->listen_fds[i], .events = POLLIN };
+		if (poll(polls, count, timeout) < 0)
 			continue;
 		for (int i = 0; i < holder->child_count; i++) {
 			if (polls[1 + i].revents && holder->children[i].pulse_fd >= 0)
 				read_pulse(holder, i);
+		}
+		for (int i = 1 + holder->child_count; i < count; i++) {
+			if (polls[i].revents)
+				turn_away(holder, polls[i].fd);
 		}
 		if (polls[0].revents)
 			read_signals(holder);
@@ -556,6 +601,7 @@ static void run(struct holder *holder)
 			forgive(holder);
 		if (holder->state == RUNNING) {
 			watch(holder);
+			judge_workers(holder);
 			notify(holder);
 		}
 	}

@@ -33,6 +33,7 @@ enum ph_manager_fd {
 
 /* Written by the holder alone, each by a store of its own. */
 struct ph_holder_counts {
+	uint64_t turned_away;			/* connections that were closed because no worker ran */
 	uint64_t restarts;			/* of manager and workers */
 	uint64_t hung;				/* those among them that were killed because nothing was heard of them */
 };

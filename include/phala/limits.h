@@ -120,6 +120,7 @@
 #define PH_PULSE_MS 1000		/* between two signs of life of manager and workers, for the holder */
 #define PH_WATCHDOG_MS 60000		/* without one, the process hangs and is killed; systemd's WatchdogSec goes first */
 #define PH_WATCHDOG_START 5		/* times that, for a process that has yet to begin */
+#define PH_AWAY_MS 10000		/* clients wait so long for a worker to come back, then they are turned away */
 #define PH_PEM_MAX 1048576		/* bytes of a certificate or key file */
 
 #endif

@@ -150,6 +150,44 @@ def _(lab):
             sock.close()
 
 
+@topic.row("workers that cannot start: clients wait, then are turned away, silent ones too, and counted; with workers all is well",
+           seconds=60)
+def _(lab):
+    lab.restart()
+    hello = tls.records(tls.client_hello(tls.sni(f"alpha1-8080.{DOMAIN}")))
+    hidden = lab.certificate[0].with_suffix(".hidden")
+    lab.certificate[0].rename(hidden)
+    try:
+        for role, pid in lab.processes().items():
+            if role.startswith("worker"):
+                os.kill(pid, signal.SIGKILL)
+        clients = [lab.connect(), lab.connect(6)]
+        clients[1].sendall(hello)
+        clients[1].settimeout(1)
+        equal(tls.drain(clients[1])[1], "open", "a client, at first")
+        for _ in range(40):
+            clients.append(lab.connect())
+            clients[-1].sendall(hello)
+        for client in clients:
+            client.settimeout(2 * LIMIT)
+        equal({tls.drain(client)[1] for client in clients[1:]}, {"RST"}, "how the others ended")
+        equal(tls.drain(clients[0])[1], "FIN", "how the silent one ended")
+        start = time.monotonic()
+        with lab.connect() as client:
+            client.sendall(hello)
+            equal(tls.drain(client)[1], "RST", "how one that comes later ends")
+        expect(time.monotonic() - start < SLOW, "at once")
+        for client in clients:
+            client.close()
+        equal(lab.json("status")["counters"]["turned-away"], len(clients) + 1, "turned away")
+    finally:
+        hidden.rename(lab.certificate[0])
+    wait_until(lambda: sum(role.startswith("worker") for role in lab.processes()) == 2 and
+               "a worker runs: 43 connections have been turned away" in lab.log.read_text(), 5, "workers")
+    works(lab)
+    equal(lab.json("status")["counters"]["turned-away"], len(clients) + 1, "turned away, in the end")
+
+
 WATCHDOG = 3 * SLOW
 
 

@@ -247,7 +247,7 @@ static void test_status(void)
 	struct ph_maps maps = { .gateway = &gateway, .workers = workers };
 	struct ph_tunnel tunnel = { .interface = "wg0" };
 	struct ph_device_state device = { .ifindex = 4, .up = true };
-	struct ph_holder_counts holder = { .restarts = 8, .hung = 3 };
+	struct ph_holder_counts holder = { .turned_away = 21, .restarts = 8, .hung = 3 };
 	struct ph_control_status status = {
 		.holder = &holder, .now_ns = 100000000000, .started_ns = 40000000000, .tunnel = &tunnel, .device = &device, .maps = &maps,
 		.cvms = 9, .apps = 4, .healthy = 7, .draining = 1, .trouble = "",
@@ -278,7 +278,8 @@ static void test_status(void)
 						     "heartbeat_age_s")),
 		"status: the workers that are in use");
 	ktap_ok(json_object_size(counters) == PH_REASON_COUNT &&
-			json_integer_value(json_object_get(counters, "accepted")) == 111,
+			json_integer_value(json_object_get(counters, "accepted")) == 111 &&
+			json_integer_value(json_object_get(counters, "turned-away")) == 21,
 		"status: every reason, summed over all workers that ever were");
 	ktap_ok(json_is_true(json_object_get(json_object_get(result, "tunnel"), "up")), "status: the tunnel");
 	json_decref(answer);

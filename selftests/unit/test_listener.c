@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -190,6 +191,46 @@ static void test_handed_over(void)
 	free(config);
 }
 
+/* Clients that have sent something, so many: TCP_DEFER_ACCEPT hides others at first. */
+static void test_turn_away(void)
+{
+	static const char *const here[] = { "127.0.0.1" };
+	struct ph_config *config = configure(1, here);
+	int fds[PH_LISTEN_MAX], clients[PH_ACCEPT_BATCH + 3], limit_fd, first, second;
+	struct rlimit old, none = { 0 };
+	char byte;
+
+	if (ph_listener_open(config, fds, error, sizeof(error))) {
+		ktap_ok(false, "turned away: %s", error);
+		free(config);
+		return;
+	}
+	for (int i = 0; i < PH_ACCEPT_BATCH + 3; i++) {
+		clients[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (connect(clients[i], (struct sockaddr *)&config->listen[0].address, config->listen[0].address_len) ||
+		    send(clients[i], "x", 1, 0) != 1)
+			printf("# client %d: %m\n", i);
+	}
+	getrlimit(RLIMIT_NOFILE, &old);
+	limit_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);	/* the first descriptor that is free */
+	close(limit_fd);
+	none.rlim_cur = (rlim_t)limit_fd;
+	none.rlim_max = old.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &none);
+	first = ph_listener_turn_away(fds[0]);
+	setrlimit(RLIMIT_NOFILE, &old);
+	ktap_ok(first == -EMFILE, "turned away: without descriptors, nobody, and it is said");
+	first = ph_listener_turn_away(fds[0]);
+	second = ph_listener_turn_away(fds[0]);
+	ktap_ok(first == PH_ACCEPT_BATCH && second == 3 && !ph_listener_turn_away(fds[0]),
+		"turned away: a batch, then the rest, then nobody (%d, %d)", first, second);
+	ktap_ok(recv(clients[0], &byte, 1, 0) == -1 && errno == ECONNRESET, "turned away: a client hears of it");
+	for (int i = 0; i < PH_ACCEPT_BATCH + 3; i++)
+		close(clients[i]);
+	close(fds[0]);
+	free(config);
+}
+
 static void test_control(void)
 {
 	char directory[] = "/tmp/phala-test-listener.XXXXXX", path[128];
@@ -294,6 +335,7 @@ int main(void)
 		return ktap_end();
 	}
 	bring_up_loopback();
+	test_turn_away();
 	test_open();
 	test_handed_over();
 	return ktap_end();
