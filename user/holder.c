@@ -21,9 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -36,6 +34,7 @@
 #include "log.h"
 #include "notify.h"
 #include "page.h"
+#include "tickets.h"
 #include "worker.h"
 
 #define STOP_TIMEOUT_MS 5000			/* from SIGTERM to SIGKILL */
@@ -81,9 +80,11 @@ struct holder {
 	int64_t served_ms;			/* when a worker was last ready */
 	int64_t accept_ms;			/* not before, for want of descriptors */
 	bool away;				/* clients are turned away */
+	int64_t rotate_ms;			/* CLOCK_BOOTTIME: when a new key for session tickets is due */
+	struct ph_tickets *tickets;		/* workers read them by tickets_fd */
 	struct ph_holder_counts *counts;	/* the manager reads them by counts_fd */
 	char control_path[PATH_MAX + 16];
-	int lock_fd, control_fd, ticket_fd, counts_fd, signal_fd;
+	int lock_fd, control_fd, tickets_fd, counts_fd, signal_fd;
 	int listen_fds[PH_LISTEN_MAX];
 	int channels[PH_WORKERS_MAX][2];	/* the manager's end, the worker's */
 	struct child children[CHILDREN_MAX];
@@ -140,25 +141,30 @@ static int take_lock(struct holder *holder)
 	return 0;
 }
 
-/* Session tickets of one worker are good at all the others, and after its death. */
-static int make_ticket_secret(int *ret_fd)
+/* Tickets of one worker are good at all the others, and after its death. Return: 0 or -errno. */
+static int make_tickets(struct holder *holder)
 {
-	uint8_t secret[PH_TICKET_SECRET_LEN];
-	int fd = memfd_create("ticket", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	int err = 0;
+	int err = ph_page_new("tickets", sizeof(*holder->tickets), &holder->tickets_fd, (void **)&holder->tickets);
 
-	if (fd < 0)
-		return -errno;
-	if (getrandom(secret, sizeof(secret), 0) != sizeof(secret) ||
-	    write(fd, secret, sizeof(secret)) != sizeof(secret) ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
-		err = -errno;
-	explicit_bzero(secret, sizeof(secret));
+	return err ? err : ph_tickets_init(holder->tickets);
+}
+
+/* By a clock that goes on while the machine sleeps: the keys grow old all the same. */
+static int64_t boot_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void rotate_tickets(struct holder *holder)
+{
+	int err = ph_tickets_rotate(holder->tickets);
+
 	if (err)
-		close(fd);
-	else
-		*ret_fd = fd;
-	return err;
+		ph_log(PH_LOG_ERROR, "no new key for session tickets: %s", strerror(-err));
+	holder->rotate_ms = boot_now_ms() + PH_TICKET_ROTATE_MS;
 }
 
 static void raise_descriptor_limit(void)
@@ -200,9 +206,9 @@ static int prepare(struct holder *holder)
 		ph_log(PH_LOG_ERROR, "cannot make the page of counts: %s", strerror(-err));
 		return -1;
 	}
-	err = make_ticket_secret(&holder->ticket_fd);
+	err = make_tickets(holder);
 	if (err) {
-		ph_log(PH_LOG_ERROR, "cannot make the secret for session tickets: %s", strerror(-err));
+		ph_log(PH_LOG_ERROR, "cannot make the keys of session tickets: %s", strerror(-err));
 		return -1;
 	}
 	sigemptyset(&signals);
@@ -280,7 +286,7 @@ static int role_fds(const struct holder *holder, int place, int pulse_fd, int fd
 			fds[count++] = holder->channels[i][0];
 	} else {
 		fds[PH_WORKER_FD_CHANNEL] = holder->channels[place - 1][1];
-		fds[PH_WORKER_FD_TICKET] = holder->ticket_fd;
+		fds[PH_WORKER_FD_TICKETS] = holder->tickets_fd;
 		fds[PH_WORKER_FD_PULSE] = pulse_fd;
 		count = PH_WORKER_FD_LISTEN;
 		for (uint32_t i = 0; i < holder->config->listen_count; i++)
@@ -433,6 +439,7 @@ static void read_signals(struct holder *holder)
 			break;
 		case SIGHUP:
 			holder->reload = true;
+			rotate_tickets(holder);
 			break;
 		}
 	}
@@ -544,6 +551,7 @@ static void advance(struct holder *holder)
 			start_or_retry(holder, i);
 	} else if (holder->state == STARTING_WORKERS) {
 		holder->state = RUNNING;
+		holder->rotate_ms = boot_now_ms() + PH_TICKET_ROTATE_MS;
 		ph_log(PH_LOG_INFO, "ready: %u workers", holder->config->workers);
 	}
 }
@@ -601,6 +609,8 @@ static void run(struct holder *holder)
 			forgive(holder);
 		if (holder->state == RUNNING) {
 			watch(holder);
+			if (boot_now_ms() >= holder->rotate_ms)
+				rotate_tickets(holder);
 			judge_workers(holder);
 			notify(holder);
 		}

@@ -12,14 +12,14 @@
 #include "config.h"
 
 /*
- * The descriptors that a role finds in its --fds, by place. Workers: channel, ticket, pulse, then the listening
+ * The descriptors that a role finds in its --fds, by place. Workers: channel, tickets, pulse, then the listening
  * sockets; manager: control, pulse, what the holder counts (see page.h), then a channel per worker.
  *
  * Into pulse goes one byte when the process is ready, and one each PH_PULSE_MS from then on.
  */
 enum ph_worker_fd {
 	PH_WORKER_FD_CHANNEL,
-	PH_WORKER_FD_TICKET,
+	PH_WORKER_FD_TICKETS,
 	PH_WORKER_FD_PULSE,
 	PH_WORKER_FD_LISTEN,
 };

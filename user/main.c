@@ -54,7 +54,8 @@ static const char help[] =
 	"      --version      print the version and stop\n"
 	"  -h, --help         print this and stop\n"
 	"\n"
-	"SIGTERM stops, SIGHUP reads the certificates again. Exit status: 0 done, 1 failed, 2 usage.\n";
+	"SIGTERM stops, SIGHUP reads the certificates again and makes a new key for\n"
+	"session tickets. Exit status: 0 done, 1 failed, 2 usage.\n";
 
 enum option_value {
 	OPTION_CHECK = 256,
@@ -338,7 +339,7 @@ static int work(const struct ph_config *config, const struct arguments *argument
 		.listen_count = config->listen_count,
 		.channel_fd = arguments->fds[PH_WORKER_FD_CHANNEL],
 		.pulse_fd = arguments->fds[PH_WORKER_FD_PULSE],
-		.ticket_fd = arguments->fds[PH_WORKER_FD_TICKET],
+		.tickets_fd = arguments->fds[PH_WORKER_FD_TICKETS],
 		.restarted = arguments->again,
 	};
 

@@ -5,7 +5,7 @@
                        ├── worker 0 (nothing)
                        └── worker 1 (nothing)
 """
-import contextlib, os, pwd, re, signal, socket, subprocess, threading, time
+import contextlib, os, pwd, re, signal, socket, ssl, subprocess, threading, time
 from pathlib import Path
 
 from lab import tls
@@ -377,6 +377,36 @@ def _(lab, what, why):
         lab.phalad.send_signal(signal.SIGHUP)
         wait_until(lambda: why in lab.log.read_text()[logged:], 5, f"the log says: {why}")
         equal([serial(lab) for _ in range(4)], [before] * 4, "the certificate")
+
+
+@topic.row("session tickets: each SIGHUP makes a new key; resumed by all workers, new ones too, until the third", seconds=60)
+def _(lab):
+    lab.restart()
+    lab.wait_healthy()
+    context = tls.client_context(version=ssl.TLSVersion.TLSv1_2)
+
+    def connect(session=None):
+        with tls.Tls(lab.connect(), context, f"alpha1-8080.{DOMAIN}", session=session).handshake() as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            expect(client.recv_all().endswith(b"alpha1\n"), "alpha1 answers")
+            return client.ssl.session_reused, client.ssl.session
+
+    def new_key():
+        lab.phalad.send_signal(signal.SIGHUP)
+        wait_until(lambda: not int(status_of(lab.phalad.pid)["ShdPnd"], 16) & 1 << signal.SIGHUP - 1, 5, "the signal is read")
+    _, session = connect()
+    for i in range(2):
+        new_key()
+        for role, pid in lab.processes().items():
+            if role == f"worker {i}":
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: lab.workers()[i]["pid"] not in (0, pid), 5, "a new worker")
+        equal([connect(session)[0] for _ in range(6)], [True] * 6, f"resumed after new key {i + 1}")
+    _, renewed = connect(session)
+    new_key()
+    wait_until(lambda: not connect(session)[0], 3, "the ticket is good no more")
+    equal([connect(session)[0] for _ in range(6)], [False] * 6, "resumed after the third")
+    equal([connect(renewed)[0] for _ in range(6)], [True] * 6, "resumed with the ticket that took its place")
 
 
 LISTEN_FDS = """
