@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -184,12 +185,18 @@ static int check_file(const struct ph_config *config, uint32_t line, const char 
 	return err;
 }
 
-/* Files that are not there are a mistake of the configuration's, and told with its line. */
+/* Files, and a user, that are not there are a mistake of the configuration's, and told with its line. */
 static int find_files(const struct ph_config *config, char *error, size_t error_size)
 {
 	const struct ph_tunnel *tunnel = &config->tunnel;
 	int err = 0;
 
+	/* One that is set was looked for when the file was read. */
+	if (!getpwnam(config->user)) {
+		err = -ENOENT;
+		snprintf(error, error_size, "%s: User is not set, and there is no user %s, its default: make one with "
+			 "systemd-sysusers (see README), or set it", config->path, config->user);
+	}
 	for (uint32_t i = 0; !err && i < config->domain_count; i++) {
 		const struct ph_domain *domain = &config->domains[i];
 
