@@ -6,7 +6,8 @@
 # make torture    N=100000 connections, and the long versions of what tortures the kernel path (root)
 # make demo       a lab with real clients, CVMs and WireGuard (root)
 # make deps       install what building and testing needs, from Debian's packages (root)
-# make install    DESTDIR= PREFIX=/usr/local UNITDIR=$PREFIX/lib/systemd/system; make uninstall takes it away
+# make install    DESTDIR= PREFIX=/usr/local UNITDIR=$PREFIX/lib/systemd/system SYSUSERSDIR=$PREFIX/lib/sysusers.d;
+#                 make uninstall takes it away
 # make fuzz       FUZZ_SECONDS=60 a target
 # make clean
 
@@ -21,6 +22,7 @@ endif
 
 PREFIX ?= /usr/local
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 CC := gcc
 CLANG ?= clang
 BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
@@ -173,16 +175,18 @@ demo: deps
 	@$(MAKE) --no-print-directory all
 	@selftests/demo/run $(BUILD)
 
-# phalad.conf and what is in /var/lib/phala are the operator's: neither written nor removed here.
+# phalad.conf and what is in /var/lib/phala are the operator's, and so are users: neither made nor removed here.
 install: $(BUILD)/phalad $(BUILD)/phalactl
-	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/phala
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)/etc/phala
 	install -m 755 $^ $(DESTDIR)$(PREFIX)/sbin/
 	install -m 644 tools/phalad.conf.example $(DESTDIR)/etc/phala/
 	install -m 644 tools/phalad.service tools/phalad.socket $(DESTDIR)$(UNITDIR)/
+	install -m 644 tools/phala.sysusers $(DESTDIR)$(SYSUSERSDIR)/phala.conf
 	sed -i 's|@PREFIX@|$(PREFIX)|' $(DESTDIR)$(UNITDIR)/phalad.service
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,phalad phalactl) $(DESTDIR)/etc/phala/phalad.conf.example \
+		$(DESTDIR)$(SYSUSERSDIR)/phala.conf \
 		$(addprefix $(DESTDIR)$(UNITDIR)/,phalad.service phalad.socket)
 
 clean:

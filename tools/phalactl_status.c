@@ -172,6 +172,9 @@ static void print_status(const struct ph_json *status)
 	ph_table_duration(uptime, sizeof(uptime), ph_json_number(status, "uptime_s", 0));
 	printf("phalad   %s, manager %.0f, up for %s\n", ph_json_string(status, "version", "?"),
 	       ph_json_number(status, "pid", 0), uptime);
+	if (ph_json_number(status, "restarts", 0))
+		printf("restarts %.0f of manager and workers, %.0f of these because they hung\n",
+		       ph_json_number(status, "restarts", 0), ph_json_number(status, "hung", 0));
 	print_tunnel(ph_json_child(status, "tunnel"));
 	printf("CVMs     %.0f of %.0f apps: %.0f healthy, %.0f draining\n", ph_json_number(status, "cvms", 0),
 	       ph_json_number(status, "apps", 0), ph_json_number(status, "healthy", 0),

@@ -359,7 +359,7 @@ static struct ph_config *new_config(const char *path)
 		return NULL;
 	snprintf(config->path, sizeof(config->path), "%s", path);
 	config->workers = core_count();
-	strcpy(config->user, "nobody");
+	strcpy(config->user, "phala");
 	strcpy(config->state_dir, "/var/lib/phala");
 	strcpy(config->run_dir, "/run/phala");
 	strcpy(config->bpf_dir, "/sys/fs/bpf/phala");

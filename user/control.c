@@ -344,7 +344,7 @@ static json_t *workers_array(const struct ph_maps *maps, uint64_t now_ns)
 }
 
 /* Also of workers that a configuration before this one had: what was counted stays counted. */
-static json_t *counters_object(const struct ph_maps *maps)
+static json_t *counters_object(const struct ph_maps *maps, const struct ph_holder_counts *holder)
 {
 	static const char *const words[] = {
 #define WORD(name, word, text) [PH_REASON_##name] = word,
@@ -358,6 +358,8 @@ static json_t *counters_object(const struct ph_maps *maps)
 
 		for (uint32_t i = 0; i < PH_WORKERS_MAX; i++)
 			sum += __atomic_load_n(&maps->workers[i].counters[reason], __ATOMIC_RELAXED);
+		if (reason == PH_REASON_TURNED_AWAY)
+			sum += __atomic_load_n(&holder->turned_away, __ATOMIC_RELAXED);
 		json_object_set_new(object, words[reason], json_integer((json_int_t)sum));
 	}
 	return object;
@@ -404,10 +406,13 @@ static json_t *tunnel_object(const struct ph_tunnel *tunnel, const struct ph_dev
 char *ph_control_status(const struct ph_control_status *status)
 {
 	return answer(json_pack(
-		"{s:s, s:i, s:I, s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o}", "version", PH_VERSION, "pid",
-		(int)getpid(), "uptime_s", (json_int_t)((status->now_ns - status->started_ns) / NS_PER_S), "workers",
+		"{s:s, s:i, s:I, s:I, s:I, s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o}", "version", PH_VERSION, "pid",
+		(int)getpid(), "uptime_s", (json_int_t)((status->now_ns - status->started_ns) / NS_PER_S), "restarts",
+		(json_int_t)__atomic_load_n(&status->holder->restarts, __ATOMIC_RELAXED), "hung",
+		(json_int_t)__atomic_load_n(&status->holder->hung, __ATOMIC_RELAXED), "workers",
 		workers_array(status->maps, status->now_ns), "tunnel", tunnel_object(status->tunnel, status->device),
 		"cvms", (int)status->cvms, "apps", (int)status->apps, "healthy", (int)status->healthy, "draining",
-		(int)status->draining, "counters", counters_object(status->maps), "guard", guard_object(status->guard),
-		"gate", gate_array(status->gate, status->gate_rows), "trouble", status->trouble[0] ? json_string(status->trouble) : json_null()));
+		(int)status->draining, "counters", counters_object(status->maps, status->holder), "guard", guard_object(status->guard),
+		"gate", gate_array(status->gate, status->gate_rows), "trouble",
+		status->trouble[0] ? json_string(status->trouble) : json_null()));
 }

@@ -26,6 +26,7 @@
 #include "config.h"
 #include "device.h"
 #include "gates.h"
+#include "holder.h"
 #include "maps.h"
 #include "roster.h"
 
@@ -98,6 +99,7 @@ struct ph_control_status {
 	const struct ph_device_state *device;
 	const struct ph_maps *maps;
 	uint32_t cvms, apps, healthy, draining;
+	const struct ph_holder_counts *holder;
 	const __u64 *guard;			/* PH_GUARD_MAX counters; NULL when there are none */
 	const struct ph_gates_row *gate;
 	uint32_t gate_rows;

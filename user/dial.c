@@ -16,6 +16,12 @@ static int set_option(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof(value)) ? -errno : 0;
 }
 
+/*
+ * When is a peer gone, whose FIN or RST never came? Idle: a probe after PH_TCP_PROBE_AFTER_S, which one that has started
+ * anew answers with a RST; one that answers nothing is given up after nine, four minutes in all. With bytes under way it is
+ * retransmission that gives up (tcp_retries2, a quarter of an hour). TCP_USER_TIMEOUT would be quicker for both, but ends
+ * connections of live peers too, whose window has been closed for as long: here a reader may stop for IdleTimeout.
+ */
 int ph_dial_prepare(int fd)
 {
 	int err;

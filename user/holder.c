@@ -3,6 +3,13 @@
  * holder - states: the manager starts, and must say that it is ready; then the workers, each the same; then all run,
  * and whichever dies is started again; then all stop. A death before all run ends phalad: it is a mistake that a
  * restart does not mend.
+ *
+ * While no worker runs, clients wait in the listening sockets' queues; when one does not come back soon, because it
+ * crashes at each start, they are turned away instead, so that silent ones do not fill the queues: a full one answers no
+ * SYN, and passthrough needs the answer too.
+ *
+ * Who runs gives a sign of life each PH_PULSE_MS; of whom nothing is heard for the watchdog's time is killed, and so
+ * started again. That time is systemd's WatchdogSec, by which the holder itself is watched, else PH_WATCHDOG_MS.
  */
 #include "holder.h"
 
@@ -14,9 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -28,12 +33,15 @@
 #include "listener.h"
 #include "log.h"
 #include "notify.h"
+#include "page.h"
+#include "tickets.h"
 #include "worker.h"
 
 #define STOP_TIMEOUT_MS 5000			/* from SIGTERM to SIGKILL */
 #define STABLE_MS 5000				/* who lives longer than this is started again at once */
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_MAX_MS 2000
+#define OVERSLEPT_MS (3 * PH_PULSE_MS)		/* a turn that takes longer: the holder was stopped, or starved */
 
 #define CHILD_NAME_SIZE 24
 #define MANAGER 0				/* place among the children; worker N is at 1 + N */
@@ -48,8 +56,10 @@ enum state {
 
 struct child {
 	pid_t pid;				/* 0 while it does not run */
-	int ready_fd;				/* -1 once it has been read */
-	bool ready;				/* its byte came */
+	int pulse_fd;				/* -1 while it does not run */
+	bool ready;				/* its first byte came */
+	bool hung;				/* killed for silence */
+	int64_t heard_ms;			/* when its last byte came */
 	bool again;				/* not its first start */
 	int64_t started_ms;
 	int64_t start_ms;			/* when to start it again; 0 is not at all */
@@ -63,9 +73,18 @@ struct holder {
 	enum state state;
 	bool reload;				/* certificates are to be read anew, and the manager does not know */
 	int status;
-	int64_t stop_ms;			/* when patience with the stopping ends */
+	uint32_t watchdog_ms, notify_ms;	/* the children's; systemd's, 0 if it does not watch */
+	int64_t notified_ms;
+	bool told_ready;
+	int turn_ms;				/* it sleeps no longer */
+	int64_t served_ms;			/* when a worker was last ready */
+	int64_t accept_ms;			/* not before, for want of descriptors */
+	bool away;				/* clients are turned away */
+	int64_t rotate_ms;			/* CLOCK_BOOTTIME: when a new key for session tickets is due */
+	struct ph_tickets *tickets;		/* workers read them by tickets_fd */
+	struct ph_holder_counts *counts;	/* the manager reads them by counts_fd */
 	char control_path[PATH_MAX + 16];
-	int lock_fd, control_fd, ticket_fd, signal_fd;
+	int lock_fd, control_fd, tickets_fd, counts_fd, signal_fd;
 	int listen_fds[PH_LISTEN_MAX];
 	int channels[PH_WORKERS_MAX][2];	/* the manager's end, the worker's */
 	struct child children[CHILDREN_MAX];
@@ -122,25 +141,30 @@ static int take_lock(struct holder *holder)
 	return 0;
 }
 
-/* Session tickets of one worker are good at all the others, and after its death. */
-static int make_ticket_secret(int *ret_fd)
+/* Tickets of one worker are good at all the others, and after its death. Return: 0 or -errno. */
+static int make_tickets(struct holder *holder)
 {
-	uint8_t secret[PH_TICKET_SECRET_LEN];
-	int fd = memfd_create("ticket", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	int err = 0;
+	int err = ph_page_new("tickets", sizeof(*holder->tickets), &holder->tickets_fd, (void **)&holder->tickets);
 
-	if (fd < 0)
-		return -errno;
-	if (getrandom(secret, sizeof(secret), 0) != sizeof(secret) ||
-	    write(fd, secret, sizeof(secret)) != sizeof(secret) ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
-		err = -errno;
-	explicit_bzero(secret, sizeof(secret));
+	return err ? err : ph_tickets_init(holder->tickets);
+}
+
+/* By a clock that goes on while the machine sleeps: the keys grow old all the same. */
+static int64_t boot_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void rotate_tickets(struct holder *holder)
+{
+	int err = ph_tickets_rotate(holder->tickets);
+
 	if (err)
-		close(fd);
-	else
-		*ret_fd = fd;
-	return err;
+		ph_log(PH_LOG_ERROR, "no new key for session tickets: %s", strerror(-err));
+	holder->rotate_ms = boot_now_ms() + PH_TICKET_ROTATE_MS;
 }
 
 static void raise_descriptor_limit(void)
@@ -177,9 +201,14 @@ static int prepare(struct holder *holder)
 			return -1;
 		}
 	}
-	err = make_ticket_secret(&holder->ticket_fd);
+	err = ph_page_new("counts", sizeof(*holder->counts), &holder->counts_fd, (void **)&holder->counts);
 	if (err) {
-		ph_log(PH_LOG_ERROR, "cannot make the secret for session tickets: %s", strerror(-err));
+		ph_log(PH_LOG_ERROR, "cannot make the page of counts: %s", strerror(-err));
+		return -1;
+	}
+	err = make_tickets(holder);
+	if (err) {
+		ph_log(PH_LOG_ERROR, "cannot make the keys of session tickets: %s", strerror(-err));
 		return -1;
 	}
 	sigemptyset(&signals);
@@ -244,20 +273,21 @@ __attribute__((noreturn)) static void become(const struct holder *holder, int pl
 	_exit(1);
 }
 
-static int role_fds(const struct holder *holder, int place, int ready_fd, int fds[PH_ROLE_FDS_MAX])
+static int role_fds(const struct holder *holder, int place, int pulse_fd, int fds[PH_ROLE_FDS_MAX])
 {
 	int count;
 
 	if (place == MANAGER) {
 		fds[PH_MANAGER_FD_CONTROL] = holder->control_fd;
-		fds[PH_MANAGER_FD_READY] = ready_fd;
+		fds[PH_MANAGER_FD_PULSE] = pulse_fd;
+		fds[PH_MANAGER_FD_COUNTS] = holder->counts_fd;
 		count = PH_MANAGER_FD_CHANNELS;
 		for (uint32_t i = 0; i < holder->config->workers; i++)
 			fds[count++] = holder->channels[i][0];
 	} else {
 		fds[PH_WORKER_FD_CHANNEL] = holder->channels[place - 1][1];
-		fds[PH_WORKER_FD_TICKET] = holder->ticket_fd;
-		fds[PH_WORKER_FD_READY] = ready_fd;
+		fds[PH_WORKER_FD_TICKETS] = holder->tickets_fd;
+		fds[PH_WORKER_FD_PULSE] = pulse_fd;
 		count = PH_WORKER_FD_LISTEN;
 		for (uint32_t i = 0; i < holder->config->listen_count; i++)
 			fds[count++] = holder->listen_fds[i];
@@ -269,25 +299,25 @@ static int role_fds(const struct holder *holder, int place, int ready_fd, int fd
 static int start(struct holder *holder, int place)
 {
 	struct child *child = &holder->children[place];
-	int ready[2], fds[PH_ROLE_FDS_MAX], fd_count, err = 0;
+	int pulse[2], fds[PH_ROLE_FDS_MAX], fd_count, err = 0;
 	pid_t self = getpid(), pid;
 
-	if (pipe2(ready, O_CLOEXEC | O_NONBLOCK))
+	if (pipe2(pulse, O_CLOEXEC | O_NONBLOCK))
 		return -errno;
-	fd_count = role_fds(holder, place, ready[1], fds);
+	fd_count = role_fds(holder, place, pulse[1], fds);
 	pid = fork();
 	if (!pid)
 		become(holder, place, self, fds, fd_count);
 	if (pid < 0)
 		err = -errno;
-	close(ready[1]);
+	close(pulse[1]);
 	if (err) {
-		close(ready[0]);
+		close(pulse[0]);
 		return err;
 	}
 	child->pid = pid;
-	child->ready_fd = ready[0];
-	child->ready = false;
+	child->pulse_fd = pulse[0];
+	child->ready = child->hung = false;
 	child->started_ms = now_ms();
 	child->start_ms = 0;
 	return 0;
@@ -353,10 +383,12 @@ static void child_ended(struct holder *holder, int place, int status)
 	int64_t now = now_ms(), delay = 0;
 	char name[CHILD_NAME_SIZE];
 
-	if (child->ready_fd >= 0)
-		close(child->ready_fd);
-	child->ready_fd = -1;
+	if (child->pulse_fd >= 0)
+		close(child->pulse_fd);
+	child->pulse_fd = -1;
+	child->ready = false;
 	if (holder->state == RUNNING) {
+		holder->counts->restarts++;
 		if (child->again && now - child->started_ms < STABLE_MS) {
 			delay = child->backoff_ms ? child->backoff_ms * 2 : BACKOFF_FIRST_MS;
 			delay = delay < BACKOFF_MAX_MS ? delay : BACKOFF_MAX_MS;
@@ -407,6 +439,7 @@ static void read_signals(struct holder *holder)
 			break;
 		case SIGHUP:
 			holder->reload = true;
+			rotate_tickets(holder);
 			break;
 		}
 	}
@@ -414,17 +447,93 @@ static void read_signals(struct holder *holder)
 	forward_reload(holder);
 }
 
-static void read_ready(struct holder *holder, int place)
+static void read_pulse(struct holder *holder, int place)
 {
 	struct child *child = &holder->children[place];
-	char byte;
-	ssize_t got = read(child->ready_fd, &byte, 1);
+	char bytes[64];
+	ssize_t got = read(child->pulse_fd, bytes, sizeof(bytes));
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	child->ready = got == 1;			/* else it ended without a word, and SIGCHLD follows */
-	close(child->ready_fd);
-	child->ready_fd = -1;
+	if (got > 0) {
+		child->ready = true;
+		child->heard_ms = now_ms();
+		return;
+	}
+	close(child->pulse_fd);				/* it ended, and SIGCHLD follows */
+	child->pulse_fd = -1;
+}
+
+/* Ends who says nothing any more. Stopped processes too, so it takes a signal that nobody can put off. */
+static void watch(struct holder *holder)
+{
+	int64_t now = now_ms();
+
+	for (int i = 0; i < holder->child_count; i++) {
+		struct child *child = &holder->children[i];
+		int64_t patience = (int64_t)holder->watchdog_ms * (child->ready ? 1 : PH_WATCHDOG_START);
+		int64_t since = child->ready ? child->heard_ms : child->started_ms;
+		char name[CHILD_NAME_SIZE];
+
+		if (!child->pid || child->hung || now - since < patience)
+			continue;
+		ph_log(PH_LOG_ERROR, "%s (process %d) has not been heard of for %lld ms: killed", child_name(i, name),
+		       child->pid, (long long)(now - since));
+		child->hung = true;
+		holder->counts->hung++;
+		kill(child->pid, SIGKILL);
+	}
+}
+
+/* The holder itself did not run: the others may not have either, and their time begins anew. */
+static void forgive(struct holder *holder)
+{
+	int64_t now = now_ms();
+
+	for (int i = 0; i < holder->child_count; i++)
+		holder->children[i].heard_ms = holder->children[i].started_ms = now;
+	holder->served_ms = now;
+}
+
+/* For how long has no worker been there? Clients wait for a while, and then no more. */
+static void judge_workers(struct holder *holder)
+{
+	int64_t now = now_ms();
+	bool away;
+
+	for (int i = 1; i < holder->child_count; i++) {
+		if (holder->children[i].ready)
+			holder->served_ms = now;
+	}
+	away = now - holder->served_ms > PH_AWAY_MS;
+	if (away && !holder->away)
+		ph_log(PH_LOG_ERROR, "no worker runs: who connects is turned away");
+	else if (!away && holder->away)
+		ph_log(PH_LOG_INFO, "a worker runs: %llu connections have been turned away so far",
+		       (unsigned long long)holder->counts->turned_away);
+	holder->away = away;
+}
+
+static void turn_away(struct holder *holder, int listen_fd)
+{
+	int count = ph_listener_turn_away(listen_fd);
+
+	if (count < 0)
+		holder->accept_ms = now_ms() + PH_ACCEPT_PAUSE_MS;
+	else
+		holder->counts->turned_away += count;
+}
+
+static void notify(struct holder *holder)
+{
+	int64_t now = now_ms();
+
+	if (!holder->told_ready)
+		holder->told_ready = ph_notify("READY=1") != -EAGAIN;
+	if (!holder->notify_ms || now - holder->notified_ms < holder->notify_ms / 4)
+		return;
+	holder->notified_ms = now;
+	ph_notify("WATCHDOG=1");
 }
 
 /* Goes on to the next state when everybody who was started is ready. */
@@ -442,8 +551,8 @@ static void advance(struct holder *holder)
 			start_or_retry(holder, i);
 	} else if (holder->state == STARTING_WORKERS) {
 		holder->state = RUNNING;
+		holder->rotate_ms = boot_now_ms() + PH_TICKET_ROTATE_MS;
 		ph_log(PH_LOG_INFO, "ready: %u workers", holder->config->workers);
-		ph_notify("READY=1");
 	}
 }
 
@@ -465,26 +574,46 @@ static int restart(struct holder *holder)
 
 static void run(struct holder *holder)
 {
-	struct pollfd polls[1 + CHILDREN_MAX];
+	struct pollfd polls[1 + CHILDREN_MAX + PH_LISTEN_MAX];
 
 	start_or_retry(holder, MANAGER);
 	while (holder->state != STOPPING) {
 		int timeout = restart(holder);
+		int64_t asleep_ms = now_ms();
+		bool turns_away = holder->away && asleep_ms >= holder->accept_ms;
+		int count = 1 + holder->child_count;
 
+		if (timeout < 0 || timeout > holder->turn_ms)
+			timeout = holder->turn_ms;
 		forward_reload(holder);
 		polls[0] = (struct pollfd){ .fd = holder->signal_fd, .events = POLLIN };
 		for (int i = 0; i < holder->child_count; i++)
-			polls[1 + i] = (struct pollfd){ .fd = holder->children[i].ready_fd, .events = POLLIN };
-		if (poll(polls, 1 + holder->child_count, timeout) < 0)
+			polls[1 + i] = (struct pollfd){ .fd = holder->children[i].pulse_fd, .events = POLLIN };
+		for (uint32_t i = 0; turns_away && i < holder->config->listen_count; i++)
+			polls[count++] = (struct pollfd){ .fd = holder->listen_fds[i], .events = POLLIN };
+		if (poll(polls, count, timeout) < 0)
 			continue;
 		for (int i = 0; i < holder->child_count; i++) {
-			if (polls[1 + i].revents && holder->children[i].ready_fd >= 0)
-				read_ready(holder, i);
+			if (polls[1 + i].revents && holder->children[i].pulse_fd >= 0)
+				read_pulse(holder, i);
+		}
+		for (int i = 1 + holder->child_count; i < count; i++) {
+			if (polls[i].revents)
+				turn_away(holder, polls[i].fd);
 		}
 		if (polls[0].revents)
 			read_signals(holder);
 		if (holder->state < RUNNING)
 			advance(holder);
+		if (now_ms() - asleep_ms > OVERSLEPT_MS)
+			forgive(holder);
+		if (holder->state == RUNNING) {
+			watch(holder);
+			if (boot_now_ms() >= holder->rotate_ms)
+				rotate_tickets(holder);
+			judge_workers(holder);
+			notify(holder);
+		}
 	}
 }
 
@@ -523,10 +652,17 @@ int ph_holder_main(const struct ph_config *config, int config_fd, bool fresh)
 		.fresh = fresh,
 		.state = STARTING_MANAGER,
 		.child_count = 1 + (int)config->workers,
+		.notify_ms = ph_notify_watchdog_ms(),
+		.turn_ms = PH_PULSE_MS,
 	};
 
+	holder.watchdog_ms = holder.notify_ms ? holder.notify_ms : PH_WATCHDOG_MS;
+	if (holder.watchdog_ms < 3 * PH_PULSE_MS)
+		holder.watchdog_ms = 3 * PH_PULSE_MS;
+	if (holder.notify_ms && holder.notify_ms / 4 < PH_PULSE_MS)
+		holder.turn_ms = 1 + (int)holder.notify_ms / 4;
 	for (int i = 0; i < CHILDREN_MAX; i++)
-		holder.children[i].ready_fd = -1;
+		holder.children[i].pulse_fd = -1;
 	if (prepare(&holder))
 		return 1;
 	run(&holder);

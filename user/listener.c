@@ -198,6 +198,25 @@ int ph_listener_open(const struct ph_config *config, int ret_fds[PH_LISTEN_MAX],
 	return err;
 }
 
+int ph_listener_turn_away(int fd)
+{
+	int count = 0;
+
+	for (int i = 0; i < PH_ACCEPT_BATCH; i++) {
+		int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (client >= 0) {
+			close(client);
+			count++;
+		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+			return count ? count : -errno;
+		} else if (errno == EAGAIN) {
+			break;
+		}
+	}
+	return count;
+}
+
 int ph_listener_open_control(const char *path, int *ret_fd, char *error, size_t error_size)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };

@@ -21,6 +21,12 @@
  */
 int ph_listener_open(const struct ph_config *config, int ret_fds[PH_LISTEN_MAX], char *error, size_t error_size);
 
+/*
+ * Accepts and closes, unread, what waits at a listening socket: PH_ACCEPT_BATCH connections at most. Return: how many, or
+ * -errno when there is no descriptor or memory for even one.
+ */
+int ph_listener_turn_away(int fd);
+
 /**
  * ph_listener_open_control() - the unix socket at @path, mode 0600, in place of whatever is there.
  * @ret_fd: the caller's to close.

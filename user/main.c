@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +55,8 @@ static const char help[] =
 	"      --version      print the version and stop\n"
 	"  -h, --help         print this and stop\n"
 	"\n"
-	"SIGTERM stops, SIGHUP reads the certificates again. Exit status: 0 done, 1 failed, 2 usage.\n";
+	"SIGTERM stops, SIGHUP reads the certificates again and makes a new key for\n"
+	"session tickets. Exit status: 0 done, 1 failed, 2 usage.\n";
 
 enum option_value {
 	OPTION_CHECK = 256,
@@ -183,12 +185,18 @@ static int check_file(const struct ph_config *config, uint32_t line, const char 
 	return err;
 }
 
-/* Files that are not there are a mistake of the configuration's, and told with its line. */
+/* Files, and a user, that are not there are a mistake of the configuration's, and told with its line. */
 static int find_files(const struct ph_config *config, char *error, size_t error_size)
 {
 	const struct ph_tunnel *tunnel = &config->tunnel;
 	int err = 0;
 
+	/* One that is set was looked for when the file was read. */
+	if (!getpwnam(config->user)) {
+		err = -ENOENT;
+		snprintf(error, error_size, "%s: User is not set, and there is no user %s, its default: make one with "
+			 "systemd-sysusers (see README), or set it", config->path, config->user);
+	}
 	for (uint32_t i = 0; !err && i < config->domain_count; i++) {
 		const struct ph_domain *domain = &config->domains[i];
 
@@ -321,7 +329,8 @@ static int manage(const struct ph_config *config, const struct arguments *argume
 		.channel_fds = arguments->fds + PH_MANAGER_FD_CHANNELS,
 		.worker_count = config->workers,
 		.control_fd = arguments->fds[PH_MANAGER_FD_CONTROL],
-		.ready_fd = arguments->fds[PH_MANAGER_FD_READY],
+		.pulse_fd = arguments->fds[PH_MANAGER_FD_PULSE],
+		.counts_fd = arguments->fds[PH_MANAGER_FD_COUNTS],
 		.fresh = arguments->fresh,
 		.restarted = arguments->again,
 	};
@@ -336,8 +345,8 @@ static int work(const struct ph_config *config, const struct arguments *argument
 		.listen_fds = arguments->fds + PH_WORKER_FD_LISTEN,
 		.listen_count = config->listen_count,
 		.channel_fd = arguments->fds[PH_WORKER_FD_CHANNEL],
-		.ready_fd = arguments->fds[PH_WORKER_FD_READY],
-		.ticket_fd = arguments->fds[PH_WORKER_FD_TICKET],
+		.pulse_fd = arguments->fds[PH_WORKER_FD_PULSE],
+		.tickets_fd = arguments->fds[PH_WORKER_FD_TICKETS],
 		.restarted = arguments->again,
 	};
 

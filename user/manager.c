@@ -16,9 +16,11 @@
 
 #include "events.h"
 #include "fanout.h"
+#include "holder.h"
 #include "keeper.h"
 #include "link.h"
 #include "log.h"
+#include "page.h"
 #include "sandbox.h"
 #include "server.h"
 #include "verbs.h"
@@ -33,6 +35,7 @@ struct manager {
 	struct ph_keeper *keeper;
 	struct ph_server *server;
 	struct ph_verbs verbs;
+	int pulse_fd;
 	bool stop;
 };
 
@@ -48,6 +51,12 @@ static void handle_signal(struct ph_source *source, uint32_t events)
 		else
 			manager->stop = true;
 	}
+}
+
+/* Whether it comes is the holder's to judge. Return: 0 or -errno. */
+static int say_alive(const struct manager *manager)
+{
+	return write(manager->pulse_fd, "", 1) == 1 ? 0 : -errno;
 }
 
 /*
@@ -73,6 +82,7 @@ static void handle_timer(struct ph_source *source, uint32_t events)
 	(void)events;
 	if (read(manager->timer_fd, &expired, sizeof(expired)) != sizeof(expired))
 		return;
+	say_alive(manager);
 	ph_clocks_read(&before);
 	ph_keeper_tick(manager->keeper);
 	ph_clocks_read(&after);
@@ -156,6 +166,10 @@ static int prepare(struct manager *manager, const struct ph_config *config, cons
 		err = watch_signals(manager);
 	}
 	if (!err) {
+		what = "what the holder counts";
+		err = ph_page_open(args->counts_fd, sizeof(*manager->verbs.holder), (const void **)&manager->verbs.holder);
+	}
+	if (!err) {
 		what = "the workers' channels";
 		err = ph_fanout_new(&manager->events, args->channel_fds, args->worker_count, &manager->fanout);
 	}
@@ -201,15 +215,16 @@ static void finish(struct manager *manager)
 
 int ph_manager_main(const struct ph_config *config, const struct ph_manager_args *args)
 {
-	struct manager manager = { .signal_fd = -1, .timer_fd = -1, .link_fd = -1, .events.epoll_fd = -1 };
+	struct manager manager = {
+		.signal_fd = -1, .timer_fd = -1, .link_fd = -1, .events.epoll_fd = -1, .pulse_fd = args->pulse_fd,
+	};
 	char error[1024];
 	int err = prepare(&manager, config, args, error, sizeof(error));
 
 	if (err)
 		ph_log(PH_LOG_ERROR, "%s", error);
-	else if (write(args->ready_fd, "", 1) != 1)
+	else if (say_alive(&manager))
 		ph_log(PH_LOG_WARNING, "cannot tell the holder: %m");
-	close(args->ready_fd);
 	while (!err && !manager.stop) {
 		err = ph_events_turn(&manager.events);
 		ph_server_sweep(manager.server);

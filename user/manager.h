@@ -15,7 +15,8 @@ struct ph_manager_args {
 	const int *channel_fds;		/* the manager's end of each worker's channel */
 	uint32_t worker_count;
 	int control_fd;			/* listening unix socket, bound by the holder, 0600 */
-	int ready_fd;			/* one byte is written once registry, device and maps agree; then closed */
+	int pulse_fd;			/* one byte is written once registry, device and maps agree, then one each tick */
+	int counts_fd;			/* struct ph_holder_counts, see page.h */
 	bool fresh;			/* begin with new maps: pins of any version are removed */
 	bool restarted;			/* not the first start: without a usable tunnel device it waits for one */
 };

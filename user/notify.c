@@ -47,6 +47,22 @@ int ph_notify_listen_fds(void)
 	return (int)count;
 }
 
+uint32_t ph_notify_watchdog_ms(void)
+{
+	const char *pid_text = getenv("WATCHDOG_PID"), *text = getenv("WATCHDOG_USEC");
+	char *end;
+	unsigned long long usec;
+	long pid;
+
+	if (!text || *text < '0' || *text > '9' || (pid_text && (parse_number(pid_text, &pid) || pid != getpid())))
+		return 0;
+	errno = 0;
+	usec = strtoull(text, &end, 10);
+	if (errno || *end || usec / 1000 > INT_MAX)
+		return 0;
+	return (uint32_t)(usec / 1000);
+}
+
 int ph_notify(const char *state)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
@@ -64,7 +80,7 @@ int ph_notify(const char *state)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address,
+	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&address,
 		   offsetof(struct sockaddr_un, sun_path) + len) < 0)
 		err = -errno;
 	close(fd);

@@ -14,13 +14,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
 #include "log.h"
+#include "tickets.h"
 
+#define TICKET_IV_LEN 16			/* of AES */
 #define READS_PER_TURN 4			/* of 16 KiB */
 #define NOT_READABLE_BY (S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH)
 
@@ -233,18 +237,48 @@ static int select_alpn(SSL *ssl, const unsigned char **ret_chosen, unsigned char
 	return SSL_TLSEXT_ERR_OK;
 }
 
-static SSL_CTX *new_context(const uint8_t secret[PH_TICKET_SECRET_LEN])
+/*
+ * SSL_CTX_set_tlsext_ticket_key_evp_cb(3): 1 to make or take a ticket, 2 to take one and give the client a newer, 0 for a
+ * ticket of a key that is gone, which means a full handshake.
+ */
+static int choose_ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
+			     int makes)
 {
-	uint8_t copy[PH_TICKET_SECRET_LEN];
+	const struct ph_tickets *tickets = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+	struct ph_ticket_key key;
+	OSSL_PARAM params[] = {
+		OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key.mac, sizeof(key.mac)),
+		OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)"SHA256", 0),
+		OSSL_PARAM_construct_end(),
+	};
+	bool is_newest = true, done;
+
+	if (makes) {
+		ph_tickets_newest(tickets, &key);
+		memcpy(name, key.name, sizeof(key.name));
+		done = RAND_bytes(iv, TICKET_IV_LEN) == 1 &&
+		       EVP_EncryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.cipher, iv) == 1;
+	} else {
+		if (!ph_tickets_find(tickets, name, &key, &is_newest))
+			return 0;
+		done = EVP_DecryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.cipher, iv) == 1;
+	}
+	done = done && EVP_MAC_CTX_set_params(mac, params) == 1;
+	OPENSSL_cleanse(&key, sizeof(key));
+	if (!done)
+		return -1;
+	return is_newest ? 1 : 2;
+}
+
+static SSL_CTX *new_context(const struct ph_tickets *tickets)
+{
 	SSL_CTX *context = SSL_CTX_new(TLS_server_method());
-	long keys_set;
 
 	if (!context)
 		return NULL;
-	memcpy(copy, secret, sizeof(copy));
-	keys_set = SSL_CTX_set_tlsext_ticket_keys(context, copy, sizeof(copy));
-	OPENSSL_cleanse(copy, sizeof(copy));
-	if (keys_set != 1 || SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) != 1) {
+	if (SSL_CTX_set_app_data(context, (void *)(uintptr_t)tickets) != 1 ||
+	    SSL_CTX_set_tlsext_ticket_key_evp_cb(context, choose_ticket_key) != 1 ||
+	    SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) != 1) {
 		SSL_CTX_free(context);
 		return NULL;
 	}
@@ -262,7 +296,7 @@ static SSL_CTX *new_context(const uint8_t secret[PH_TICKET_SECRET_LEN])
 }
 
 int ph_tls_new(const struct ph_domain *domain, int certificate_fd, int private_key_fd,
-	       const uint8_t secret[PH_TICKET_SECRET_LEN], bool allow_expired, struct ph_tls **ret_tls, char *error,
+	       const struct ph_tickets *tickets, bool allow_expired, struct ph_tls **ret_tls, char *error,
 	       size_t error_size)
 {
 	struct ph_tls *tls = calloc(1, sizeof(*tls));
@@ -270,7 +304,7 @@ int ph_tls_new(const struct ph_domain *domain, int certificate_fd, int private_k
 
 	ERR_clear_error();
 	if (tls)
-		tls->context = new_context(secret);
+		tls->context = new_context(tickets);
 	if (!tls || !tls->context) {
 		free(tls);
 		return fail(-ENOMEM, error, error_size, "out of memory");
@@ -287,7 +321,7 @@ int ph_tls_new(const struct ph_domain *domain, int certificate_fd, int private_k
 	return err;
 }
 
-int ph_tls_open(const struct ph_domain *domain, const uint8_t secret[PH_TICKET_SECRET_LEN], bool allow_expired,
+int ph_tls_open(const struct ph_domain *domain, const struct ph_tickets *tickets, bool allow_expired,
 		struct ph_tls **ret_tls, char *error, size_t error_size)
 {
 	int certificate_fd, key_fd = -1, err;
@@ -302,7 +336,7 @@ int ph_tls_open(const struct ph_domain *domain, const uint8_t secret[PH_TICKET_S
 		err = -errno;
 		fail(err, error, error_size, "%s: %s", domain->private_key_path, strerror(-err));
 	} else {
-		err = ph_tls_new(domain, certificate_fd, key_fd, secret, allow_expired, ret_tls, error, error_size);
+		err = ph_tls_new(domain, certificate_fd, key_fd, tickets, allow_expired, ret_tls, error, error_size);
 		close(key_fd);
 	}
 	close(certificate_fd);
@@ -319,11 +353,11 @@ void ph_tls_free(struct ph_tls *tls)
 
 int ph_tls_check(const struct ph_config *config, char *error, size_t error_size)
 {
-	static const uint8_t secret[PH_TICKET_SECRET_LEN];	/* no session is ever made with it */
+	static const struct ph_tickets tickets;			/* no session is ever made with them */
 
 	for (uint32_t i = 0; i < config->domain_count; i++) {
 		struct ph_tls *tls;
-		int err = ph_tls_open(&config->domains[i], secret, false, &tls, error, error_size);
+		int err = ph_tls_open(&config->domains[i], &tickets, false, &tls, error, error_size);
 
 		if (err)
 			return err;

@@ -13,6 +13,7 @@
 
 #include "config.h"
 
+struct ph_tickets;
 struct ph_tls;					/* a domain's certificate, key and settings */
 struct ph_tls_session;				/* one connection's */
 
@@ -20,7 +21,7 @@ struct ph_tls_session;				/* one connection's */
  * ph_tls_new() - a domain's settings from its pair of files.
  * @domain: its name, and the paths for messages.
  * @certificate_fd, @private_key_fd: read from their start, stay the caller's.
- * @secret: PH_TICKET_SECRET_LEN bytes, the same in all workers, so that each takes the others' tickets.
+ * @tickets: the keys of session tickets; they may change at any time, and must outlive all connections.
  * @allow_expired: a certificate outside its time is logged as a warning instead of being refused.
  * @error: one line for people, set on failure.
  *
@@ -30,11 +31,11 @@ struct ph_tls_session;				/* one connection's */
  * Return: 0, -EINVAL for one of those, or -errno.
  */
 int ph_tls_new(const struct ph_domain *domain, int certificate_fd, int private_key_fd,
-	       const uint8_t secret[PH_TICKET_SECRET_LEN], bool allow_expired, struct ph_tls **ret_tls, char *error,
+	       const struct ph_tickets *tickets, bool allow_expired, struct ph_tls **ret_tls, char *error,
 	       size_t error_size);
 
 /* The same, from the paths in @domain. */
-int ph_tls_open(const struct ph_domain *domain, const uint8_t secret[PH_TICKET_SECRET_LEN], bool allow_expired,
+int ph_tls_open(const struct ph_domain *domain, const struct ph_tickets *tickets, bool allow_expired,
 		struct ph_tls **ret_tls, char *error, size_t error_size);
 
 /* Sessions that were made with it go on. */

@@ -259,6 +259,7 @@ static void answer_status(struct ph_client *client, const struct ph_verbs *verbs
 		.gate = gate,
 		.gate_rows = ph_gates_rows(keeper->gates, gate),
 		.trouble = keeper->trouble,
+		.holder = verbs->holder,
 	};
 
 	if (keeper->drops && !ph_drops_totals(keeper->drops, guard))

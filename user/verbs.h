@@ -10,6 +10,7 @@
 
 struct ph_verbs {
 	struct ph_keeper *keeper;
+	const struct ph_holder_counts *holder;
 	uint64_t started_ns;			/* of the manager, CLOCK_BOOTTIME */
 };
 

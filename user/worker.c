@@ -2,7 +2,7 @@
 /*
  * worker - start, serve, stop. See worker.h.
  *
- * Everything that needs root or a path comes first: maps, certificates, the secret for session tickets. Then the
+ * Everything that needs root or a path comes first: maps, certificates, the keys of session tickets. Then the
  * sandbox, and only then the first accept.
  */
 #include "worker.h"
@@ -22,9 +22,9 @@
 #include "connection.h"
 #include "dial.h"
 #include "log.h"
+#include "page.h"
 #include "sandbox.h"
-
-#define HEARTBEAT_MS 1000
+#include "tickets.h"
 
 struct worker;
 
@@ -40,7 +40,7 @@ struct worker {
 	struct ph_maps *maps;
 	struct ph_events events;
 	struct ph_connections connections;
-	uint8_t ticket_secret[PH_TICKET_SECRET_LEN];
+	const struct ph_tickets *tickets;
 
 	struct listener listeners[PH_LISTEN_MAX];
 	uint32_t limit;				/* of connections */
@@ -196,7 +196,7 @@ static void replace_certificate(struct worker *worker, const struct ph_message *
 		return;
 	}
 	domain = &worker->config->domains[request->domain];
-	if (ph_tls_new(domain, fds[0], fds[1], worker->ticket_secret, false, &tls, error, sizeof(error))) {
+	if (ph_tls_new(domain, fds[0], fds[1], worker->tickets, false, &tls, error, sizeof(error))) {
 		answer->type = PH_MESSAGE_FAILED;
 		error[sizeof(answer->text) - 1] = '\0';
 		strcpy(answer->text, error);
@@ -304,12 +304,19 @@ static void signal_happened(struct ph_source *source, uint32_t events)
 		worker->stopping = true;
 }
 
+/* Whether it comes is the holder's to judge. */
+static int say_alive(const struct worker *worker)
+{
+	return write(worker->args->pulse_fd, "", 1) == 1 ? 0 : -errno;
+}
+
 static void beat(struct ph_timer *timer)
 {
 	struct worker *worker = ph_container_of(timer, struct worker, heartbeat);
 	struct ph_worker *stats = worker->connections.stats;
 
 	*(volatile __u64 *)&stats->heartbeat_ns = worker->events.now_ns;
+	say_alive(worker);
 	ph_timer_arm(&worker->events, &worker->heartbeat_queue, &worker->heartbeat);
 }
 
@@ -319,13 +326,15 @@ static int open_certificates(struct worker *worker)
 {
 	const struct ph_config *config = worker->config;
 	char error[PATH_MAX + 256];
+	int err;
 
-	if (pread(worker->args->ticket_fd, worker->ticket_secret, PH_TICKET_SECRET_LEN, 0) != PH_TICKET_SECRET_LEN) {
-		ph_log(PH_LOG_ERROR, "the secret for session tickets can't be read");
-		return -EIO;
+	err = ph_page_open(worker->args->tickets_fd, sizeof(*worker->tickets), (const void **)&worker->tickets);
+	if (err) {
+		ph_log(PH_LOG_ERROR, "the keys of session tickets: %s", strerror(-err));
+		return err;
 	}
 	for (uint32_t i = 0; i < config->domain_count; i++) {
-		int err = ph_tls_open(&config->domains[i], worker->ticket_secret, worker->args->restarted,
+		err = ph_tls_open(&config->domains[i], worker->tickets, worker->args->restarted,
 				      &worker->connections.tls[i], error, sizeof(error));
 
 		if (err) {
@@ -414,7 +423,7 @@ static int start(struct worker *worker)
 		return err;
 
 	ph_events_add_queue(&worker->events, &worker->pause_queue, PH_ACCEPT_PAUSE_MS, pause_expired);
-	ph_events_add_queue(&worker->events, &worker->heartbeat_queue, HEARTBEAT_MS, beat);
+	ph_events_add_queue(&worker->events, &worker->heartbeat_queue, PH_PULSE_MS, beat);
 	ph_timer_init(&worker->pause);
 	ph_timer_init(&worker->heartbeat);
 	worker->channel_source.handle = channel_happened;
@@ -432,18 +441,11 @@ static int start(struct worker *worker)
 	}
 	stats->pid = (__u32)getpid();
 	stats->active = 0;
-	beat(&worker->heartbeat);
 	err = listen_again(worker);
 	if (err)
 		ph_log(PH_LOG_ERROR, "the listening sockets can't be watched: %s", strerror(-err));
-	return err;
-}
-
-static int say_ready(int fd)
-{
-	int err = write(fd, "", 1) == 1 ? 0 : -errno;
-
-	close(fd);
+	else
+		beat(&worker->heartbeat);		/* the first: it is ready */
 	return err;
 }
 
@@ -474,7 +476,6 @@ static void stop(struct worker *worker)
 		close(worker->signal_fd);
 	ph_events_close(&worker->events);
 	ph_maps_free(worker->maps);
-	explicit_bzero(worker->ticket_secret, sizeof(worker->ticket_secret));
 	free(worker);
 }
 
@@ -493,8 +494,6 @@ int ph_worker_main(const struct ph_config *config, const struct ph_worker_args *
 		ph_log(PH_LOG_ERROR, "epoll: %s", strerror(-err));
 	else
 		err = start(worker);
-	if (!err)
-		err = say_ready(args->ready_fd);
 	if (!err)
 		err = serve(worker);
 	stop(worker);

@@ -16,8 +16,8 @@ struct ph_worker_args {
 	const int *listen_fds;		/* shared by all workers; the holder's */
 	uint32_t listen_count;
 	int channel_fd;			/* this worker's end */
-	int ready_fd;			/* one byte is written when the worker accepts connections; then closed */
-	int ticket_fd;			/* PH_TICKET_SECRET_LEN random bytes, the same for all; a memfd, read at 0 */
+	int pulse_fd;			/* one byte is written when the worker accepts connections, then one each second */
+	int tickets_fd;			/* struct ph_tickets, see page.h; the same for all */
 	bool restarted;			/* not the first start: an expired certificate is a warning, not an error */
 };
 

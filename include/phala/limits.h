@@ -119,7 +119,12 @@
 #define PH_H2_ROOM_LEAST 64		/* bytes for anything that is never split: a preface, a refusal */
 #define PH_TCP_PROBE_AFTER_S 60		/* silence after which TCP keepalives ask whether the peer is there */
 #define PH_TCP_PROBE_EVERY_S 20		/* ... and how often; gone after nine */
-#define PH_TICKET_SECRET_LEN 80		/* bytes behind session tickets: name, HMAC key, AES key */
+#define PH_TICKET_KEYS 3		/* that session tickets are taken with; new ones are made with the newest */
+#define PH_TICKET_ROTATE_MS 3600000	/* between two new keys: tickets, whose sessions last two hours, are good for two to three */
+#define PH_PULSE_MS 1000		/* between two signs of life of manager and workers, for the holder */
+#define PH_WATCHDOG_MS 60000		/* without one, the process hangs and is killed; systemd's WatchdogSec goes first */
+#define PH_WATCHDOG_START 5		/* times that, for a process that has yet to begin */
+#define PH_AWAY_MS 10000		/* clients wait so long for a worker to come back, then they are turned away */
 #define PH_PEM_MAX 1048576		/* bytes of a certificate or key file */
 
 #endif

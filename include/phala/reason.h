@@ -74,7 +74,7 @@
 	X(CVM_NO_TIMESTAMPS, "cvm-no-timestamps", "an instance declined timestamps that the client has")     \
 	X(CVM_NO_SACK, "cvm-no-sack", "an instance declined SACK: its transfers suffer under loss")          \
 	X(CVM_NO_SCALING, "cvm-no-scaling", "an instance declined window scaling: its transfers are slow")   \
-	X(TURNED_AWAY, "turned-away", "reset: no worker lives and the accept queue fills")                   \
+	X(TURNED_AWAY, "turned-away", "reset: no worker lives to take it")                   \
 	X(KILLED, "killed", "ended by the operator")                                                         \
 	X(DROPPED_FRAGMENT, "dropped-fragment", "a fragment of a flow")                                      \
 	X(DROPPED_IP_OPTIONS, "dropped-ip-options", "a packet of a flow with IP options")                    \

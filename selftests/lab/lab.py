@@ -196,8 +196,9 @@ class Lab:
                     text += f"{key} = {one}\n" if one is not None else ""
         return text
 
-    def start(self, launcher=(), fresh=False, wait=True, pass_fds=(), **changes):
-        """Starts phalad with a changed configuration; waits until it answers. @fresh: with new maps."""
+    def start(self, launcher=(), fresh=False, wait=True, pass_fds=(), watchdog=60 * SLOW, **changes):
+        """Starts phalad with a changed configuration; waits until it answers. @fresh: with new maps. @watchdog: systemd's
+        WatchdogSec."""
         self.conf = self.directory / "phalad.conf"
         self.conf.write_text(self.configuration(**changes))
         for name in ("state", "run"):
@@ -212,7 +213,8 @@ class Lab:
         with open(self.log, "a") as log:
             argv = [*launcher, self.build / "phalad", "--config", self.conf, *(["--fresh"] if fresh else [])]
             self.phalad = self.gateway.start(argv, stdout=log, stderr=log, pass_fds=pass_fds,
-                                              env={**os.environ, **SANITIZER, "NOTIFY_SOCKET": str(path)})
+                                              env={**os.environ, **SANITIZER, "NOTIFY_SOCKET": str(path),
+                                                   "WATCHDOG_USEC": str(int(watchdog * 1e6))})
         if wait:
             self.wait_ready()
 

@@ -5,7 +5,7 @@
                        ├── worker 0 (nothing)
                        └── worker 1 (nothing)
 """
-import contextlib, os, pwd, re, signal, socket, subprocess, threading, time
+import contextlib, os, pwd, re, signal, socket, ssl, subprocess, threading, time
 from pathlib import Path
 
 from lab import tls
@@ -150,6 +150,103 @@ def _(lab):
             sock.close()
 
 
+@topic.row("workers that cannot start: clients wait, then are turned away, silent ones too, and counted; with workers all is well",
+           seconds=60)
+def _(lab):
+    lab.restart()
+    hello = tls.records(tls.client_hello(tls.sni(f"alpha1-8080.{DOMAIN}")))
+    hidden = lab.certificate[0].with_suffix(".hidden")
+    lab.certificate[0].rename(hidden)
+    try:
+        for role, pid in lab.processes().items():
+            if role.startswith("worker"):
+                os.kill(pid, signal.SIGKILL)
+        clients = [lab.connect(), lab.connect(6)]
+        clients[1].sendall(hello)
+        clients[1].settimeout(1)
+        equal(tls.drain(clients[1])[1], "open", "a client, at first")
+        for _ in range(40):
+            clients.append(lab.connect())
+            clients[-1].sendall(hello)
+        for client in clients:
+            client.settimeout(2 * LIMIT)
+        equal({tls.drain(client)[1] for client in clients[1:]}, {"RST"}, "how the others ended")
+        equal(tls.drain(clients[0])[1], "FIN", "how the silent one ended")
+        start = time.monotonic()
+        with lab.connect() as client:
+            client.sendall(hello)
+            equal(tls.drain(client)[1], "RST", "how one that comes later ends")
+        expect(time.monotonic() - start < SLOW, "at once")
+        for client in clients:
+            client.close()
+        equal(lab.json("status")["counters"]["turned-away"], len(clients) + 1, "turned away")
+    finally:
+        hidden.rename(lab.certificate[0])
+    wait_until(lambda: sum(role.startswith("worker") for role in lab.processes()) == 2 and
+               "a worker runs: 43 connections have been turned away" in lab.log.read_text(), 5, "workers")
+    works(lab)
+    equal(lab.json("status")["counters"]["turned-away"], len(clients) + 1, "turned away, in the end")
+
+
+WATCHDOG = 3 * SLOW
+
+
+@topic.row("a manager that hangs is killed and started again, and counted; the worker goes on", only="native", role="manager",
+           seconds=40)
+@topic.row("a worker that hangs is killed and started again, and counted", only="native", role="worker 0", seconds=40)
+def _(lab, role):
+    lab.stop()
+    lab.start(watchdog=WATCHDOG)
+    try:
+        lab.wait_healthy()
+        before = lab.processes()
+        os.kill(before[role], signal.SIGSTOP)
+        wait_until(lambda: lab.processes().get(role, before[role]) != before[role], WATCHDOG / SLOW + 5, "another one")
+        wait_until(lambda: lab.ctl("status", check=False).returncode == 0, 5, "the manager answers")
+        status = lab.json("status")
+        equal((status["restarts"], status["hung"]), (1, 1), "restarts, those for hanging")
+        expect(re.search(rf"{role} \(process {before[role]}\) has not been heard of for \d+ ms: killed", lab.log.read_text()),
+               "the log says so")
+        after = lab.processes()
+        equal({name for name in before if after.get(name) != before[name]}, {role}, "who is another")
+        works(lab)
+    finally:
+        lab.restart()
+        lab.wait_healthy()
+
+
+@topic.row("systemd's watchdog: the holder says that it lives, and not while it is stopped; nobody is killed for that",
+           only="native", seconds=40)
+def _(lab):
+    lab.stop()
+    lab.start(watchdog=WATCHDOG)
+
+    def said():
+        with contextlib.suppress(BlockingIOError):
+            return lab.notified.recv(4096) == b"WATCHDOG=1"
+    try:
+        before = lab.processes()
+        for _ in range(3):
+            wait_until(said, WATCHDOG / SLOW / 2, "WATCHDOG=1")
+        for pid in before.values():
+            os.kill(pid, signal.SIGSTOP)
+        while said():
+            pass
+        time.sleep(1.5 * WATCHDOG)      # longer than anybody may be silent
+        expect(not said(), "nothing is said meanwhile")
+        os.kill(before["holder"], signal.SIGCONT)
+        wait_until(said, 3, "WATCHDOG=1 again")
+        for role, pid in before.items():
+            os.kill(pid, signal.SIGCONT)
+        works(lab)
+        for _ in range(3):
+            wait_until(said, WATCHDOG / SLOW / 2, "WATCHDOG=1")
+        equal(lab.processes(), before, "processes")
+    finally:
+        lab.restart()
+        lab.wait_healthy()
+
+
 @topic.row("a worker's counters are not lost with it")
 def _(lab):
     works(lab)
@@ -280,6 +377,36 @@ def _(lab, what, why):
         lab.phalad.send_signal(signal.SIGHUP)
         wait_until(lambda: why in lab.log.read_text()[logged:], 5, f"the log says: {why}")
         equal([serial(lab) for _ in range(4)], [before] * 4, "the certificate")
+
+
+@topic.row("session tickets: each SIGHUP makes a new key; resumed by all workers, new ones too, until the third", seconds=60)
+def _(lab):
+    lab.restart()
+    lab.wait_healthy()
+    context = tls.client_context(version=ssl.TLSVersion.TLSv1_2)
+
+    def connect(session=None):
+        with tls.Tls(lab.connect(), context, f"alpha1-8080.{DOMAIN}", session=session).handshake() as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            expect(client.recv_all().endswith(b"alpha1\n"), "alpha1 answers")
+            return client.ssl.session_reused, client.ssl.session
+
+    def new_key():
+        lab.phalad.send_signal(signal.SIGHUP)
+        wait_until(lambda: not int(status_of(lab.phalad.pid)["ShdPnd"], 16) & 1 << signal.SIGHUP - 1, 5, "the signal is read")
+    _, session = connect()
+    for i in range(2):
+        new_key()
+        for role, pid in lab.processes().items():
+            if role == f"worker {i}":
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: lab.workers()[i]["pid"] not in (0, pid), 5, "a new worker")
+        equal([connect(session)[0] for _ in range(6)], [True] * 6, f"resumed after new key {i + 1}")
+    _, renewed = connect(session)
+    new_key()
+    wait_until(lambda: not connect(session)[0], 3, "the ticket is good no more")
+    equal([connect(session)[0] for _ in range(6)], [False] * 6, "resumed after the third")
+    equal([connect(renewed)[0] for _ in range(6)], [True] * 6, "resumed with the ticket that took its place")
 
 
 LISTEN_FDS = """

@@ -337,7 +337,7 @@ static void test_values(void)
 	}
 	ktap_ok(c->listen_count == 1 && listens_on(&c->listen[0], "0.0.0.0:443"), "Listen");
 	ktap_ok(c->workers >= 1 && c->workers <= PH_WORKERS_MAX, "default: a worker for each core (%u)", c->workers);
-	ktap_ok(!strcmp(c->user, "nobody"), "default: User");
+	ktap_ok(!strcmp(c->user, "phala"), "default: User");
 	ktap_ok(!strcmp(c->state_dir, "/var/lib/phala"), "default: StateDir");
 	ktap_ok(!strcmp(c->run_dir, "/run/phala"), "default: RunDir");
 	ktap_ok(!strcmp(c->bpf_dir, "/sys/fs/bpf/phala"), "default: BpfDir");
@@ -428,7 +428,7 @@ static void test_example(void)
 	ktap_ok(!c->nics[0][0], "example: no Nic, whose name only its reader knows");
 	ktap_ok(is_default_gate(&c->gate), "example: Gate and its budgets are the defaults, as it says");
 	ktap_ok(c->workers == default_workers(), "example: Workers is the default, one for each core");
-	ktap_ok(!strcmp(c->user, "nobody"), "example: User");
+	ktap_ok(!strcmp(c->user, "phala"), "example: User");
 	ktap_ok(!strcmp(c->state_dir, "/var/lib/phala") && !strcmp(c->run_dir, "/run/phala") &&
 		!strcmp(c->bpf_dir, "/sys/fs/bpf/phala"), "example: directories");
 	ktap_ok(c->hello_timeout_ms == PH_HELLO_TIMEOUT_MS && c->connect_timeout_ms == PH_CONNECT_TIMEOUT_MS &&

@@ -248,8 +248,9 @@ static void test_status(void)
 	struct ph_tunnel tunnel = { .interface = "wg0" };
 	struct ph_device_state device = { .ifindex = 4, .up = true };
 	const struct ph_gates_row gate[] = { { NULL, PH_GATE_OFF, "no kernel" }, { "eth0", PH_GATE_TC, "" } };
+	struct ph_holder_counts holder = { .turned_away = 21, .restarts = 8, .hung = 3 };
 	struct ph_control_status status = {
-		.now_ns = 100000000000, .started_ns = 40000000000, .tunnel = &tunnel, .device = &device, .maps = &maps,
+		.holder = &holder, .now_ns = 100000000000, .started_ns = 40000000000, .tunnel = &tunnel, .device = &device, .maps = &maps,
 		.cvms = 9, .apps = 4, .healthy = 7, .draining = 1, .trouble = "", .gate = gate, .gate_rows = 2,
 	};
 	json_t *answer, *result, *counters, *worker, *rows;
@@ -273,6 +274,9 @@ static void test_status(void)
 			!strcmp(json_string_value(json_object_get(json_array_get(rows, 1), "mode")), "tc") &&
 			json_is_null(json_object_get(json_array_get(rows, 1), "trouble")),
 		"status: the gate on each device, and what is wrong");
+	ktap_ok(json_integer_value(json_object_get(result, "restarts")) == 8 &&
+			json_integer_value(json_object_get(result, "hung")) == 3,
+		"status: what the holder counts");
 	ktap_ok(json_array_size(json_object_get(result, "workers")) == 2 &&
 			json_integer_value(json_object_get(worker, "pid")) == 42 &&
 			json_integer_value(json_object_get(worker, "active")) == 3 &&
@@ -281,7 +285,8 @@ static void test_status(void)
 						     "heartbeat_age_s")),
 		"status: the workers that are in use");
 	ktap_ok(json_object_size(counters) == PH_REASON_COUNT &&
-			json_integer_value(json_object_get(counters, "accepted")) == 111,
+			json_integer_value(json_object_get(counters, "accepted")) == 111 &&
+			json_integer_value(json_object_get(counters, "turned-away")) == 21,
 		"status: every reason, summed over all workers that ever were");
 	ktap_ok(json_is_true(json_object_get(json_object_get(result, "tunnel"), "up")), "status: the tunnel");
 	json_decref(answer);

@@ -12,6 +12,7 @@
 
 #include "exchange.h"
 #include "ktap.h"
+#include "tickets.h"
 #include "tls_lab.h"
 
 #define DOMAIN "example.test"
@@ -19,7 +20,7 @@
 #define BYTES 2000000
 #define PATIENCE_S 20
 
-static const uint8_t secret[PH_TICKET_SECRET_LEN];
+static const struct ph_tickets tickets;
 static const struct ph_tls_terms terms = { .name = NAME };
 static struct ph_tls *tls;
 static struct ph_worker stats;
@@ -446,7 +447,7 @@ int main(void)
 	lab_set_up();
 	lab_make_pair("good", &(struct lab_certificate){ "gw", "DNS:*." DOMAIN, -DAY_S, DAY_S });
 	lab_domain(&domain, DOMAIN, "good.crt", "good.key");
-	if (ph_tls_open(&domain, secret, false, &tls, error, sizeof(error)))
+	if (ph_tls_open(&domain, &tickets, false, &tls, error, sizeof(error)))
 		lab_die(error);
 	srandom(1);
 	for (size_t i = 0; i < BYTES; i++) {

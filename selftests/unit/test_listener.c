@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -190,6 +191,46 @@ static void test_handed_over(void)
 	free(config);
 }
 
+/* Clients that have sent something, so many: TCP_DEFER_ACCEPT hides others at first. */
+static void test_turn_away(void)
+{
+	static const char *const here[] = { "127.0.0.1" };
+	struct ph_config *config = configure(1, here);
+	int fds[PH_LISTEN_MAX], clients[PH_ACCEPT_BATCH + 3], limit_fd, first, second;
+	struct rlimit old, none = { 0 };
+	char byte;
+
+	if (ph_listener_open(config, fds, error, sizeof(error))) {
+		ktap_ok(false, "turned away: %s", error);
+		free(config);
+		return;
+	}
+	for (int i = 0; i < PH_ACCEPT_BATCH + 3; i++) {
+		clients[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (connect(clients[i], (struct sockaddr *)&config->listen[0].address, config->listen[0].address_len) ||
+		    send(clients[i], "x", 1, 0) != 1)
+			printf("# client %d: %m\n", i);
+	}
+	getrlimit(RLIMIT_NOFILE, &old);
+	limit_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);	/* the first descriptor that is free */
+	close(limit_fd);
+	none.rlim_cur = (rlim_t)limit_fd;
+	none.rlim_max = old.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &none);
+	first = ph_listener_turn_away(fds[0]);
+	setrlimit(RLIMIT_NOFILE, &old);
+	ktap_ok(first == -EMFILE, "turned away: without descriptors, nobody, and it is said");
+	first = ph_listener_turn_away(fds[0]);
+	second = ph_listener_turn_away(fds[0]);
+	ktap_ok(first == PH_ACCEPT_BATCH && second == 3 && !ph_listener_turn_away(fds[0]),
+		"turned away: a batch, then the rest, then nobody (%d, %d)", first, second);
+	ktap_ok(recv(clients[0], &byte, 1, 0) == -1 && errno == ECONNRESET, "turned away: a client hears of it");
+	for (int i = 0; i < PH_ACCEPT_BATCH + 3; i++)
+		close(clients[i]);
+	close(fds[0]);
+	free(config);
+}
+
 static void test_control(void)
 {
 	char directory[] = "/tmp/phala-test-listener.XXXXXX", path[128];
@@ -231,11 +272,46 @@ static void test_notify(void)
 	setenv("NOTIFY_SOCKET", at.sun_path, 1);
 	ktap_ok(!ph_notify("READY=1") && recv(fd, text, sizeof(text) - 1, 0) == 7 && !strcmp(text, "READY=1"),
 		"the word arrives, at an abstract name");
+	while (!ph_notify("WATCHDOG=1"))
+		;
+	ktap_ok(ph_notify("WATCHDOG=1") == -EAGAIN, "nobody waits for a systemd that reads nothing");
 	setenv("NOTIFY_SOCKET", "relative", 1);
 	ktap_ok(ph_notify("READY=1") == -EINVAL, "a name of another form is refused");
 	setenv("NOTIFY_SOCKET", "/nonexistent/notify", 1);
 	ktap_ok(ph_notify("READY=1") == -ENOENT, "an error is passed on");
 	close(fd);
+}
+
+static void test_watchdog(void)
+{
+	static const struct {
+		const char *usec;
+		long pid;			/* added to this process's; LONG_MAX is none */
+		uint32_t want;
+		const char *name;
+	} rows[] = {
+		{ "60000000", 0, 60000, "a minute" },
+		{ "60000000", LONG_MAX, 60000, "for whoever reads it" },
+		{ "60000000", 1, 0, "for another process" },
+		{ NULL, 0, 0, "not asked for" },
+		{ "", 0, 0, "nothing" },
+		{ "-1", 0, 0, "less than nothing" },
+		{ "60s", 0, 0, "a unit" },
+		{ "0", 0, 0, "none" },
+		{ "18446744073709551615", 0, 0, "for ever" },
+	};
+	char pid[24];
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		unsetenv("WATCHDOG_USEC");
+		unsetenv("WATCHDOG_PID");
+		if (rows[i].usec)
+			setenv("WATCHDOG_USEC", rows[i].usec, 1);
+		snprintf(pid, sizeof(pid), "%ld", getpid() + (rows[i].pid == LONG_MAX ? 0 : rows[i].pid));
+		if (rows[i].pid != LONG_MAX)
+			setenv("WATCHDOG_PID", pid, 1);
+		ktap_ok(ph_notify_watchdog_ms() == rows[i].want, "watchdog: %s", rows[i].name);
+	}
 }
 
 static void bring_up_loopback(void)
@@ -252,12 +328,14 @@ int main(void)
 {
 	ktap_header();
 	test_notify();
+	test_watchdog();
 	test_control();
 	if (geteuid() || unshare(CLONE_NEWNET)) {
 		ktap_skip("listening sockets", "needs root, for a network namespace");
 		return ktap_end();
 	}
 	bring_up_loopback();
+	test_turn_away();
 	test_open();
 	test_handed_over();
 	return ktap_end();

@@ -3,13 +3,13 @@
 #include <errno.h>
 
 #include "ktap.h"
+#include "tickets.h"
 #include "tls_lab.h"
 
 #define DOMAIN "example.test"
 #define NAME "app-8080." DOMAIN
 
-static const uint8_t secret[PH_TICKET_SECRET_LEN] = { 1, 2, 3 };
-static const uint8_t other_secret[PH_TICKET_SECRET_LEN] = { 3, 2, 1 };
+static struct ph_tickets tickets, other_tickets;
 static struct ph_tls *tls;
 
 static void make_files(void)
@@ -92,7 +92,7 @@ static void test_files(void)
 		int err;
 
 		lab_domain(&domain, DOMAIN, row->certificate, row->key);
-		err = ph_tls_open(&domain, secret, row->allow_expired, &made, error, sizeof(error));
+		err = ph_tls_open(&domain, &tickets, row->allow_expired, &made, error, sizeof(error));
 		if (!row->want)
 			ktap_ok(!err && made, "files: %s%s%s", row->name, *error ? ": " : "", error);
 		else
@@ -325,8 +325,11 @@ static void test_name(void)
 	SSL_CTX_free(context);
 }
 
-/* Return: the session that a client keeps after a connection; the tickets of TLS 1.3 come with the first answer. */
-static SSL_SESSION *make_session(struct ph_tls *with, SSL_CTX *context)
+/*
+ * A connection that resumes @from, if that is not NULL. Return: the session that the client keeps; the tickets of TLS 1.3
+ * come with the first answer. NULL when it was not resumed.
+ */
+static SSL_SESSION *resume(struct ph_tls *with, SSL_CTX *context, SSL_SESSION *from)
 {
 	struct meeting meeting;
 	SSL_SESSION *session;
@@ -335,14 +338,27 @@ static SSL_SESSION *make_session(struct ph_tls *with, SSL_CTX *context)
 	int client;
 
 	meet(&meeting, with, context, NAME, false);
+	if (from)
+		SSL_set_session(meeting.client, from);
 	if (lab_handshake(meeting.server, meeting.client, &client) != PH_TLS_OK)
 		lab_die("handshake");
 	ph_tls_write(meeting.server, (const uint8_t *)"x", 1, &len);
 	client_reads(meeting.client, bytes, sizeof(bytes));
 	SSL_shutdown(meeting.client);
-	session = SSL_get1_session(meeting.client);
+	session = from && !SSL_session_reused(meeting.client) ? NULL : SSL_get1_session(meeting.client);
 	part(&meeting);
 	return session;
+}
+
+/* Is the ticket one of another key? */
+static bool is_renewed(const SSL_SESSION *session, const SSL_SESSION *renewed)
+{
+	const unsigned char *old, *new;
+	size_t old_len, new_len;
+
+	SSL_SESSION_get0_ticket(session, &old, &old_len);
+	SSL_SESSION_get0_ticket(renewed, &new, &new_len);
+	return old_len > PH_TICKET_NAME_LEN && new_len > PH_TICKET_NAME_LEN && memcmp(old, new, PH_TICKET_NAME_LEN);
 }
 
 static bool is_resumed(struct ph_tls *with, SSL_CTX *context, const char *name, SSL_SESSION *session)
@@ -364,19 +380,31 @@ static void test_resumption(int version, const char *version_name)
 	SSL_CTX *context = lab_client(version);
 	struct ph_tls *other_worker, *stranger;
 	struct ph_domain domain;
-	SSL_SESSION *session;
+	SSL_SESSION *session, *renewed;
 	char error[256];
 
 	lab_domain(&domain, DOMAIN, "good.crt", "good.key");
-	if (ph_tls_open(&domain, secret, false, &other_worker, error, sizeof(error)) ||
-	    ph_tls_open(&domain, other_secret, false, &stranger, error, sizeof(error)))
+	if (ph_tls_open(&domain, &tickets, false, &other_worker, error, sizeof(error)) ||
+	    ph_tls_open(&domain, &other_tickets, false, &stranger, error, sizeof(error)))
 		lab_die(error);
-	session = make_session(tls, context);
+	session = resume(tls, context, NULL);
 	ktap_ok(is_resumed(tls, context, NAME, session), "%s: resumed", version_name);
 	ktap_ok(is_resumed(other_worker, context, NAME, session), "%s: resumed at another worker", version_name);
 	ktap_ok(!is_resumed(tls, context, "app-8081." DOMAIN, session), "%s: not under another name", version_name);
-	ktap_ok(!is_resumed(stranger, context, NAME, session), "%s: not with another secret", version_name);
+	ktap_ok(!is_resumed(stranger, context, NAME, session), "%s: not with other keys", version_name);
 	ktap_ok(!SSL_SESSION_get_max_early_data(session), "%s: no early data", version_name);
+	for (int i = 1; i < PH_TICKET_KEYS; i++) {
+		ph_tickets_rotate(&tickets);
+		ktap_ok(is_resumed(i % 2 ? other_worker : tls, context, NAME, session), "%s: resumed after %d new keys",
+			version_name, i);
+	}
+	renewed = resume(tls, context, session);
+	ktap_ok(renewed && is_renewed(session, renewed), "%s: and given a ticket of the newest", version_name);
+	ph_tickets_rotate(&tickets);
+	ktap_ok(!is_resumed(tls, context, NAME, session) && !is_resumed(other_worker, context, NAME, session),
+		"%s: not when the key is gone", version_name);
+	ktap_ok(renewed && is_resumed(other_worker, context, NAME, renewed), "%s: but with the newer ticket", version_name);
+	SSL_SESSION_free(renewed);
 	SSL_SESSION_free(session);
 	ph_tls_free(other_worker);
 	ph_tls_free(stranger);
@@ -442,10 +470,12 @@ int main(void)
 	ktap_header();
 	lab_set_up();
 	make_files();
+	ph_tickets_init(&tickets);
+	ph_tickets_init(&other_tickets);
 	test_files();
 	test_check();
 	lab_domain(&domain, DOMAIN, "good.crt", "good.key");
-	if (ph_tls_open(&domain, secret, false, &tls, error, sizeof(error)))
+	if (ph_tls_open(&domain, &tickets, false, &tls, error, sizeof(error)))
 		lab_die(error);
 	test_versions();
 	test_words(TLS1_2_VERSION, "TLS 1.2");
