@@ -17,9 +17,7 @@
 #define ROUNDS 8			/* reads and writes of one peer, before others have their turn */
 #define SSL_REQUEST_LEN 8
 #define RECORD_HEADER_LEN 5
-/*
- * A reset may be lost, and nobody have anything to send any more; and guard, where there is one, answers no probe.
- */
+/* A reset may be lost, and nobody have anything to send any more. */
 #define KEEPALIVE_AFTER_S 2
 #define KEEPALIVE_TIMES 20
 
