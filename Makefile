@@ -157,7 +157,7 @@ $(BUILD)/bench/%:
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(TORTURE_BIN): $(BUILD)/torture/%: $(BUILD)/selftests/torture/%.o $(addprefix $(BUILD)/selftests/,torture/peer.o torture/plan.o bench/stream.o)
+$(TORTURE_BIN): $(BUILD)/torture/%: $(BUILD)/selftests/torture/%.o $(addprefix $(BUILD)/selftests/,torture/peers.o torture/peer.o torture/plan.o bench/stream.o)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^
 

@@ -3,7 +3,7 @@
  * guard - what may come out of the tunnel device, and what may go in. A CVM reaches nothing that did not call it.
  *
  * From a CVM passes only an answer: TCP to a connected socket that is bound to this very device (workers bind theirs),
- * or an ICMP error by that CVM itself about such a connection. Towards a CVM passes only what a worker's socket that is
+ * or to one that was reset, or an ICMP error by that CVM itself about such a connection. Towards a CVM passes only what a worker's socket that is
  * bound to this device sent, or steer did, which marks it: a packet from outside bears no mark. So neither routes nor
  * ip_forward nor another process's sockets make a way in or past.
  *
@@ -37,6 +37,23 @@ const volatile __u32 worker_uid = 0;
 /* The device has Ethernet headers; WireGuard's has none. */
 const volatile __u32 device_l2 = 0;
 
+/* A connection, as its CVM knows it. */
+struct guard_call {
+	__be32 cvm, gateway;
+	__be16 cvm_port, gateway_port;
+};
+
+/*
+ * Calls that were reset, the last so many. A reset may be lost, or overtake what was sent before it; then the CVM still
+ * sends, and if nobody told it once more, it would do so for a quarter of an hour. What it learns it knew before.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PH_GUARD_RESETS_MAX);
+	__type(key, struct guard_call);
+	__type(value, __u8);
+} guard_resets SEC(".maps");
+
 static __always_inline __u32 device_header(void)
 {
 	return device_l2 ? ETH_HLEN : 0;
@@ -50,6 +67,7 @@ static __always_inline int verdict(struct __sk_buff *skb, enum ph_guard_reason r
 	case PH_GUARD_SENT:
 	case PH_GUARD_STEERED:
 	case PH_GUARD_ARP:
+	case PH_GUARD_LATE:
 		guard_count(reason);
 		return TC_ACT_UNSPEC;
 	default:
@@ -73,6 +91,27 @@ static __always_inline int is_called(struct __sk_buff *skb, __be32 remote, __be3
 		 sock->state != BPF_TCP_NEW_SYN_RECV;
 	bpf_sk_release(sock);
 	return called;
+}
+
+/*
+ * Is that a packet of a call that was reset? To be answered by the kernel, for which there must be no socket at all that
+ * hears it now, whosever.
+ */
+static __always_inline int was_reset(struct __sk_buff *skb, const struct iphdr *ip, const struct tcphdr *tcp)
+{
+	const struct guard_call call = { ip->saddr, ip->daddr, tcp->source, tcp->dest };
+	struct bpf_sock_tuple tuple = {
+		.ipv4 = { .saddr = ip->saddr, .daddr = ip->daddr, .sport = tcp->source, .dport = tcp->dest },
+	};
+	struct bpf_sock *sock;
+
+	if (!bpf_map_lookup_elem(&guard_resets, &call))
+		return 0;
+	sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!sock)
+		return 1;
+	bpf_sk_release(sock);
+	return 0;
 }
 
 static __always_inline int is_error(__u8 icmp_type)
@@ -132,7 +171,9 @@ static __always_inline enum ph_guard_reason judge_from_cvm(struct __sk_buff *skb
 		return PH_GUARD_PROTOCOL;
 	if (bpf_skb_load_bytes(skb, l2 + IP_HLEN, &tcp, TCP_HLEN))
 		return PH_GUARD_MALFORMED;
-	return is_called(skb, ip.saddr, ip.daddr, tcp.source, tcp.dest) ? PH_GUARD_ANSWER : PH_GUARD_UNCALLED;
+	if (is_called(skb, ip.saddr, ip.daddr, tcp.source, tcp.dest))
+		return PH_GUARD_ANSWER;
+	return !tcp.syn && was_reset(skb, &ip, &tcp) ? PH_GUARD_LATE : PH_GUARD_UNCALLED;
 }
 
 SEC("tc")
@@ -174,10 +215,44 @@ static __always_inline enum ph_guard_reason judge_to_cvm(struct __sk_buff *skb)
 	return is_control(sock) ? PH_GUARD_SENT : PH_GUARD_NOT_OURS;
 }
 
+/* Return: 0, or -1 if the packet, which the stack made, is no reset. */
+static __always_inline int read_reset(struct __sk_buff *skb, struct guard_call *ret_call)
+{
+	__u32 at = device_header();
+	struct tcphdr tcp;
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, at + IP_HLEN, &tcp, TCP_HLEN) || !tcp.rst || bpf_skb_load_bytes(skb, at, &ip, IP_HLEN) ||
+	    ip.ihl != 5 || ip.protocol != IPPROTO_TCP)
+		return -1;
+	*ret_call = (struct guard_call){ ip.daddr, ip.saddr, tcp.dest, tcp.source };
+	return 0;
+}
+
+/* The kernel's answer to what was let through late, which it binds to no device. */
+static __always_inline int is_late_answer(struct __sk_buff *skb)
+{
+	struct bpf_sock *sock = skb->sk;
+	struct guard_call call;
+
+	if (!sock)
+		return 0;
+	sock = bpf_sk_fullsock(sock);
+	return sock && is_control(sock) && !read_reset(skb, &call) && bpf_map_lookup_elem(&guard_resets, &call);
+}
+
 SEC("tc")
 int guard_to_cvm(struct __sk_buff *skb)
 {
-	return verdict(skb, judge_to_cvm(skb));
+	enum ph_guard_reason reason = judge_to_cvm(skb);
+	struct guard_call call;
+	__u8 yes = 1;
+
+	if (reason == PH_GUARD_SENT && !read_reset(skb, &call))
+		bpf_map_update_elem(&guard_resets, &call, &yes, BPF_ANY);
+	else if (reason == PH_GUARD_NOT_OURS && is_late_answer(skb))
+		reason = PH_GUARD_SENT;
+	return verdict(skb, reason);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -79,6 +79,7 @@
 /* Guard. */
 #define PH_GUARD_MAX 24			/* counters there is room for; more than PH_GUARD_COUNT, so that the ABI stays */
 #define PH_GUARD_EVENTS_S 16		/* drops of one CVM's that are told in a second: a scanner must not drown others */
+#define PH_GUARD_RESETS_MAX 16384	/* connections that were reset and whose CVMs may not know yet, the last ones */
 #define PH_SCAN_LEAST 50		/* packets of one CVM's dropped before the log tells of it */
 #define PH_SCAN_EVERY_S 60		/* between two lines about one CVM */
 #define PH_SCAN_LINES 16		/* about all of them, each few seconds */

@@ -152,7 +152,8 @@ static inline enum ph_load_reason ph_load_reason(enum ph_reason reason)
 	X(STEERED, "steered", "towards a CVM, by steer")                                      \
 	X(IP_OPTIONS, "ip-options", "dropped: IP options")                                    \
 	X(MULTICAST, "multicast", "dropped: from a CVM, to a multicast or broadcast address") \
-	X(ARP, "arp", "address resolution, on a tunnel device that has Ethernet headers")
+	X(ARP, "arp", "address resolution, on a tunnel device that has Ethernet headers")     \
+	X(LATE, "late", "from a CVM, to a connection that was reset: it is told once more")
 
 enum ph_guard_reason {
 #define PH_GUARD_ENUM(name, word, text) PH_GUARD_##name,

@@ -36,7 +36,7 @@ def guard(lab):
 
 def totals(lab):
     return collections.Counter({word: count for word, count in guard(lab)["totals"].items()
-                                if word not in ("answer", "icmp", "sent", "steered", "arp", "not-ours")})
+                                if word not in ("answer", "icmp", "sent", "steered", "arp", "late", "not-ours")})
 
 
 def drops(lab, name):

@@ -5,7 +5,7 @@
     gateway's other processes ┼─ guard ─ tunnel ── CVM          what arrives?
                       workers ┘
 """
-import contextlib, os, socket
+import contextlib, os, socket, struct
 
 from lab import netns
 from lab.attack import (ETH_P_IP, PACKET_OUTGOING, SO_BINDTODEVICE, TCP, Attacker, icmp, ip, is_neighbour_discovery, tcp,
@@ -239,4 +239,28 @@ def _(lab):
         with Attacker(lab, "beta1") as again:           # as if its acknowledgement had been lost
             again.sock.sendto(again.link + (b"\x08\0" if again.link else b"") + last, (again.device, ETH_P_IP))
             expect([packet for packet in victim.came(1.0 * SLOW) if packet[9] == TCP and packet[33] & 16], "acknowledged again")
+    equal(victim.refused() - victim.refused_before, 0, "packets refused")
+
+
+@topic.row("a connection that was reset: a CVM that did not hear it is told once more, and of no other port")
+def _(lab):
+    with Victim(lab) as victim, listening(lab, "beta1", 7734) as listener:
+        with call(lab, victim, uid=65534, port=7734) as sock:
+            port = sock.getsockname()[1]
+            cvm = accept(listener)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(ConnectionResetError):
+            cvm.recv(1)
+        cvm.close()
+        late = lambda: lab.json("guard", "show")["totals"].get("late", 0)
+        with Attacker(lab, "beta1") as again:           # as if it had been lost
+            for to_port, answers in ((port, 1), (port, 1), (port + 1, 0)):
+                victim.came(0.2)
+                before = late()
+                packet = tcp(victim.address, TUNNEL_GATEWAY, 7734, to_port, 0x18, ack=4711, data=b"late")
+                again.sock.sendto(again.link + (b"\x08\0" if again.link else b"") + packet, (again.device, ETH_P_IP))
+                came = [packet for packet in victim.came(1.0 * SLOW) if packet[9] == TCP]
+                equal([(packet[33] & 4, packet[24:28]) for packet in came], [(4, struct.pack("!I", 4711))] * answers,
+                      f"resets from port {to_port}")
+                equal(late() - before, answers, "counted")
     equal(victim.refused() - victim.refused_before, 0, "packets refused")

@@ -50,9 +50,13 @@ class Program:
         return report
 
     def kill(self):
-        if self.process.poll() is None:
+        """It may say how far it has come."""
+        self.process.terminate()
+        try:
+            self.process.wait(2 * SLOW)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
         self.process.stdout.close()
 
 
@@ -76,13 +80,17 @@ class Arena:
         self.notes.append(text)
 
     def clear(self):
-        """Nothing of a row's is left over for the next one."""
+        """Nothing of a row's is left over for the next one. Returns what those said that were not done."""
+        said = ""
         for program in self.programs:
+            busy = program.process.poll() is None
             program.kill()
+            said += program.said() if busy else ""
         self.programs = []
         for ns, argv in self.lossy:
             ns.run(argv)
         self.lossy = []
+        return said
 
     def start(self, ns, name, *words):
         log = self.lab.directory / f"{name}{len(self.programs)}.log"

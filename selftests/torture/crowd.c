@@ -16,18 +16,15 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
-#include <inttypes.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "peer.h"
+#include "peers.h"
 
 #ifndef IP_BIND_ADDRESS_NO_PORT
 #define IP_BIND_ADDRESS_NO_PORT 24
@@ -36,8 +33,6 @@
 #define AT_ONCE_MAX 20000
 #define NAMES_MAX 256
 #define EVENTS 256
-#define SCAN_NS 50000000U
-#define TOLD_MAX 20
 #define OPEN_BURST 64
 
 static struct options {
@@ -55,101 +50,42 @@ static struct options {
 	.rules = { .seed = 1, .largest = 8 << 20 },
 };
 
-static struct peer *peers;
-static uint32_t free_peers[AT_ONCE_MAX], free_count, opened, connected, told;	/* connected: those that ever were */
-static uint64_t results[PEER_RESULTS], digest, bytes_up, bytes_down, longest_ns;
-static int epoll_fd;
-
-static void fail(const char *what)
-{
-	fprintf(stderr, "crowd: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static bool is_wrong(enum peer_result result)
-{
-	return result >= PEER_ALERT;
-}
-
-static void over(struct peer *peer, enum peer_result result)
-{
-	uint64_t took = peer_now_ns() - peer->begun_ns;
-
-	results[result]++;
-	if (result == PEER_INTACT) {
-		digest += plan_digest(&peer->plan);
-		bytes_up += peer->plan.up;
-		bytes_down += peer->plan.down;
-		if (took > longest_ns)
-			longest_ns = took;
-	}
-	if (is_wrong(result) && told++ < TOLD_MAX)
-		peer_describe(peer, result, "crowd");
-	peer_close(peer);
-	free_peers[free_count++] = (uint32_t)(peer - peers);
-}
+static struct peers peers;
+static uint32_t connected;			/* those that ever were */
 
 static void turn(struct peer *peer, uint64_t now_ns)
 {
 	bool was_connecting = peer->connecting;
-	enum peer_result result = peer_turn(peer, now_ns);
 
+	peers_turn(&peers, peer, now_ns);
 	connected += was_connecting && !peer->connecting;
-	if (result != PEER_BUSY)
-		over(peer, result);
 }
 
 static void open_one(void)
 {
-	struct peer *peer = &peers[free_peers[--free_count]];
+	uint32_t number = peers.opened, index = options.first + number;
 	struct sockaddr_in from = { .sin_family = AF_INET };
-	uint32_t index = options.first + opened;
+	struct peer *peer = peers_take(&peers);
 	const int on = 1;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), err;
 
 	if (fd < 0)
-		fail("socket");
+		peers_fail(&peers, "socket");
 	if (options.source_first) {
 		from.sin_addr.s_addr = htonl(options.source_first +
-					     opened % (options.source_last - options.source_first + 1));
+					     number % (options.source_last - options.source_first + 1));
 		if (setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on)) ||
 		    bind(fd, (struct sockaddr *)&from, sizeof(from)))
-			fail("bind");
+			peers_fail(&peers, "bind");
 	}
 	if (connect(fd, (struct sockaddr *)&options.to, sizeof(options.to)) && errno != EINPROGRESS)
-		fail("connect");
+		peers_fail(&peers, "connect");
 	err = options.silent ? peer_begin_silent(peer, fd)
 			     : peer_begin_client(peer, fd, &options.rules, index, options.names[index % options.name_count]);
 	if (err) {
 		errno = -err;
-		fail("a connection");
+		peers_fail(&peers, "a connection");
 	}
-	opened++;
-}
-
-/* Those that wait for a time, and those that nothing comes of. */
-static void scan(uint64_t now_ns)
-{
-	for (uint32_t i = 0; i < options.at_once; i++) {
-		struct peer *peer = &peers[i];
-
-		if (peer->fd < 0)
-			continue;
-		if (peer->stalled && now_ns >= peer->resume_ns)
-			turn(peer, now_ns);
-		else if (!options.silent && !peer->stalled && now_ns > peer->moved_ns + options.patience_ns)
-			over(peer, PEER_HUNG);
-	}
-}
-
-static void print(double seconds)
-{
-	printf("{\"opened\": %u", opened);
-	for (int i = PEER_INTACT; i < PEER_RESULTS; i++)
-		printf(", \"%s\": %" PRIu64, peer_result_word((enum peer_result)i), results[i]);
-	printf(", \"digest\": \"%016" PRIx64 "\", \"up\": %" PRIu64 ", \"down\": %" PRIu64 ", \"seconds\": %.3f, "
-	       "\"longest\": %.3f}\n", digest, bytes_up, bytes_down, seconds, (double)longest_ns / 1e9);
-	fflush(stdout);
 }
 
 static bool input_ended(void)
@@ -162,43 +98,42 @@ static bool input_ended(void)
 
 static void run(void)
 {
-	uint64_t begun_ns = peer_now_ns(), scanned_ns = 0, now_ns = begun_ns, next_ns = begun_ns;
+	uint64_t now_ns = peer_now_ns(), next_ns = now_ns;
 	struct epoll_event events[EVENTS];
 	bool open = true, said = false;
 
-	while (open ? opened < options.count || free_count < options.at_once : free_count < options.at_once) {
-		for (int i = 0; open && i < OPEN_BURST && free_count && opened < options.count && now_ns >= next_ns; i++) {
+	while ((open && peers.opened < options.count) || peers_open(&peers)) {
+		for (int i = 0; open && i < OPEN_BURST && peers.free_count && peers.opened < options.count && now_ns >= next_ns; i++) {
 			open_one();
 			next_ns += options.gap_ns;
 		}
-		int count = epoll_wait(epoll_fd, events, EVENTS, options.gap_ns && open ? 1 : 20);
+		int count = epoll_wait(peers.epoll_fd, events, EVENTS, options.gap_ns && open ? 1 : 20);
 
 		now_ns = peer_now_ns();
 		if (count < 0 && errno != EINTR)
-			fail("epoll_wait");
+			peers_fail(&peers, "epoll_wait");
 		for (int i = 0; i < count; i++) {
 			struct peer *peer = events[i].data.ptr;
 
 			if (peer->fd >= 0)
 				turn(peer, now_ns);
 		}
-		if (now_ns - scanned_ns < SCAN_NS)
+		if (!peers_scan(&peers, now_ns))
 			continue;
-		scanned_ns = now_ns;
-		scan(now_ns);
-		if (options.silent && !said && opened == options.count && connected + results[PEER_REFUSED] == opened) {
-			said = printf("{\"connected\": %u, \"open\": %u}\n", connected, options.at_once - free_count);
+		if (options.silent && !said && peers.opened == options.count &&
+		    connected + peers.results[PEER_REFUSED] == peers.opened) {
+			said = printf("{\"connected\": %u, \"open\": %u}\n", connected, peers_open(&peers));
 			fflush(stdout);
 		}
 		if (open && input_ended()) {
 			open = false;
-			for (uint32_t i = 0; options.silent && i < options.at_once; i++) {
-				if (peers[i].fd >= 0)
-					over(&peers[i], peers[i].connecting ? PEER_REFUSED : PEER_BUSY);
+			for (uint32_t i = 0; options.silent && i < peers.size; i++) {
+				if (peers.all[i].fd >= 0)
+					peers_over(&peers, &peers.all[i], peers.all[i].connecting ? PEER_REFUSED : PEER_BUSY);
 			}
 		}
 	}
-	print((double)(peer_now_ns() - begun_ns) / 1e9);
+	peers_report(&peers);
 }
 
 static bool parse_to(char *text)
@@ -299,27 +234,11 @@ static bool parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	struct rlimit descriptors;
-
-	signal(SIGPIPE, SIG_IGN);
 	if (!parse(argc, argv)) {
 		fprintf(stderr, "usage: crowd --to ADDRESS:PORT --names NAME,... --count N ...; see crowd.c\n");
 		return 2;
 	}
-	if (getrlimit(RLIMIT_NOFILE, &descriptors))
-		fail("RLIMIT_NOFILE");
-	descriptors.rlim_cur = descriptors.rlim_max;
-	if (setrlimit(RLIMIT_NOFILE, &descriptors))
-		fail("RLIMIT_NOFILE");
-	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	peers = calloc(options.at_once, sizeof(*peers));
-	if (epoll_fd < 0 || !peers)
-		fail("epoll");
-	for (uint32_t i = options.at_once; i--;) {
-		peers[i].fd = -1;
-		free_peers[free_count++] = i;
-	}
-	peer_init(epoll_fd, options.stall_ns, NULL);
+	peers_init(&peers, "crowd", options.at_once, options.patience_ns, options.stall_ns, NULL);
 	run();
 	return 0;
 }

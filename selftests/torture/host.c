@@ -18,25 +18,20 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
-#include <inttypes.h>
 #include <netinet/in.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "peer.h"
+#include "peers.h"
 
 #define PEERS_MAX 19000
 #define OWNERS_MAX 1024
 #define LABELS_SIZE 256
 #define EVENTS 256
-#define SCAN_NS 100000000U
-#define TOLD_MAX 20
 #define BACKLOG 65535
 
 struct owner {
@@ -47,16 +42,8 @@ struct owner {
 static struct owner owners[OWNERS_MAX];
 static uint32_t owner_count;
 static char own[LABELS_SIZE];
-static struct peer peers[PEERS_MAX];
-static uint32_t free_peers[PEERS_MAX], free_count, told;
-static uint64_t results[PEER_RESULTS], digest, bytes_up, bytes_down, patience_ns = 60000000000U;
-static int epoll_fd, listen_fd;
-
-static void fail(const char *what)
-{
-	fprintf(stderr, "host: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
+static struct peers peers;
+static int listen_fd;
 
 static struct in_addr local_address(int fd)
 {
@@ -76,7 +63,7 @@ static struct owner *owner_of(struct in_addr address)
 	}
 	if (owner_count == OWNERS_MAX) {
 		errno = ENOSPC;
-		fail("addresses");
+		peers_fail(&peers, "addresses");
 	}
 	owners[owner_count].address = address;
 	return &owners[owner_count++];
@@ -107,31 +94,9 @@ static bool is_right(const struct peer *peer, const char *label)
 	return strstr(own, word) != NULL;
 }
 
-static void over(struct peer *peer, enum peer_result result)
-{
-	results[result]++;
-	if (result == PEER_INTACT) {
-		digest += plan_digest(&peer->plan);
-		bytes_up += peer->plan.up;
-		bytes_down += peer->plan.down;
-	}
-	if (result >= PEER_ALERT && told++ < TOLD_MAX)
-		peer_describe(peer, result, "host");
-	peer_close(peer);
-	free_peers[free_count++] = (uint32_t)(peer - peers);
-}
-
-static void turn(struct peer *peer, uint64_t now_ns)
-{
-	enum peer_result result = peer_turn(peer, now_ns);
-
-	if (result != PEER_BUSY)
-		over(peer, result);
-}
-
 static void accept_all(uint64_t now_ns)
 {
-	while (free_count) {
+	while (peers.free_count) {
 		int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		struct peer *peer;
 
@@ -140,38 +105,20 @@ static void accept_all(uint64_t now_ns)
 		if (fd < 0 && errno == EAGAIN)
 			return;
 		if (fd < 0)
-			fail("accept");
-		peer = &peers[free_peers[--free_count]];
-		if (peer_begin_server(peer, fd)) {
-			over(peer, PEER_EMPTY);
-			continue;
-		}
-		turn(peer, now_ns);
+			peers_fail(&peers, "accept");
+		peer = peers_take(&peers);
+		if (peer_begin_server(peer, fd))
+			peers_over(&peers, peer, PEER_EMPTY);
+		else
+			peers_turn(&peers, peer, now_ns);
 	}
-}
-
-static void scan(uint64_t now_ns)
-{
-	for (uint32_t i = 0; i < PEERS_MAX; i++) {
-		if (peers[i].fd >= 0 && now_ns > peers[i].moved_ns + patience_ns)
-			over(&peers[i], peers[i].has_plan ? PEER_HUNG : PEER_EMPTY);
-	}
-}
-
-static void report(void)
-{
-	printf("{\"open\": %u", PEERS_MAX - free_count);
-	for (int i = PEER_INTACT; i < PEER_RESULTS; i++)
-		printf(", \"%s\": %" PRIu64, peer_result_word((enum peer_result)i), results[i]);
-	printf(", \"digest\": \"%016" PRIx64 "\", \"up\": %" PRIu64 ", \"down\": %" PRIu64 "}\n", digest, bytes_up, bytes_down);
-	fflush(stdout);
 }
 
 static void assign(struct in_addr address, const char *label)
 {
 	if (!take_label(address, label)) {
 		fprintf(stderr, "host: %s is %s's, and somebody came for %s\n", inet_ntoa(address), label, owner_of(address)->label);
-		results[PEER_DIFFERENT]++;
+		peers.results[PEER_DIFFERENT]++;
 	}
 }
 
@@ -182,17 +129,17 @@ static void release(struct in_addr address)
 	uint32_t open = 0;
 
 	accept_all(now_ns);
-	for (uint32_t i = 0; i < PEERS_MAX; i++) {
-		struct peer *peer = &peers[i];
+	for (uint32_t i = 0; i < peers.size; i++) {
+		struct peer *peer = &peers.all[i];
 
 		if (peer->fd < 0 || local_address(peer->fd).s_addr != address.s_addr)
 			continue;
 		for (int j = 0; j < 64 && peer->fd >= 0; j++)	/* to the reset, if one came */
-			turn(peer, now_ns);
+			peers_turn(&peers, peer, now_ns);
 		if (peer->fd < 0)
 			continue;
 		open += peer->has_plan;
-		over(peer, PEER_EMPTY);
+		peers_over(&peers, peer, PEER_EMPTY);
 	}
 	owner_of(address)->label[0] = '\0';
 	printf("%u\n", open);
@@ -223,7 +170,7 @@ static bool obey(void)
 		else if (!strcmp(verb, "release"))
 			release(at);
 		else
-			report();
+			peers_report(&peers);
 	}
 	len -= (size_t)(line - input);
 	memmove(input, line, len);
@@ -233,19 +180,19 @@ static bool obey(void)
 static void run(void)
 {
 	struct epoll_event events[EVENTS], input = { .events = EPOLLIN, .data.fd = 0 };
-	uint64_t now_ns, scanned_ns = peer_now_ns();
+	uint64_t now_ns;
 	bool ending = false;
 
-	if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listen_fd, &(struct epoll_event){ .events = EPOLLIN, .data.ptr = &listen_fd }))
-		fail("epoll");
+	if (epoll_ctl(peers.epoll_fd, EPOLL_CTL_ADD, listen_fd, &(struct epoll_event){ .events = EPOLLIN, .data.ptr = &listen_fd }))
+		peers_fail(&peers, "epoll");
 	input.data.ptr = NULL;
-	if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &input))
-		fail("standard input must be a pipe");
-	while (!ending || free_count < PEERS_MAX) {
-		int count = epoll_wait(epoll_fd, events, EVENTS, 100);
+	if (epoll_ctl(peers.epoll_fd, EPOLL_CTL_ADD, 0, &input))
+		peers_fail(&peers, "standard input must be a pipe");
+	while (!ending || peers_open(&peers)) {
+		int count = epoll_wait(peers.epoll_fd, events, EVENTS, 100);
 
 		if (count < 0 && errno != EINTR)
-			fail("epoll_wait");
+			peers_fail(&peers, "epoll_wait");
 		now_ns = peer_now_ns();
 		for (int i = 0; i < count; i++) {
 			struct peer *peer = events[i].data.ptr;
@@ -256,18 +203,15 @@ static void run(void)
 				if (obey())
 					break;		/* an event may be of a connection that is no more */
 				ending = true;
-				epoll_ctl(epoll_fd, EPOLL_CTL_DEL, 0, NULL);
+				epoll_ctl(peers.epoll_fd, EPOLL_CTL_DEL, 0, NULL);
 				accept_all(now_ns);
 			} else if (peer->fd >= 0) {
-				turn(peer, now_ns);
+				peers_turn(&peers, peer, now_ns);
 			}
 		}
-		if (now_ns - scanned_ns > SCAN_NS) {
-			scanned_ns = now_ns;
-			scan(now_ns);
-		}
+		peers_scan(&peers, now_ns);
 	}
-	report();
+	peers_report(&peers);
 }
 
 static void listen_on(uint16_t port)
@@ -278,7 +222,7 @@ static void listen_on(uint16_t port)
 	listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (listen_fd < 0 || setsockopt(listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) ||
 	    bind(listen_fd, (struct sockaddr *)&at, sizeof(at)) || listen(listen_fd, BACKLOG))
-		fail("listen");
+		peers_fail(&peers, "listen");
 }
 
 int main(int argc, char **argv)
@@ -286,11 +230,10 @@ int main(int argc, char **argv)
 	static const struct option longs[] = {
 		{ "port", 1, NULL, 'p' }, { "patience", 1, NULL, 't' }, { "own", 1, NULL, 'o' }, { 0 },
 	};
-	struct rlimit descriptors;
+	uint64_t patience_ns = 60000000000U;
 	uint16_t port = 0;
 	int option;
 
-	signal(SIGPIPE, SIG_IGN);
 	while ((option = getopt_long(argc, argv, "", longs, NULL)) > 0) {
 		if (option == 'p')
 			port = (uint16_t)atoi(optarg);
@@ -305,19 +248,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: host --port PORT [--patience SECONDS] [--own LABEL,...]\n");
 		return 2;
 	}
-	if (getrlimit(RLIMIT_NOFILE, &descriptors))
-		fail("RLIMIT_NOFILE");
-	descriptors.rlim_cur = descriptors.rlim_max;
-	if (setrlimit(RLIMIT_NOFILE, &descriptors))
-		fail("RLIMIT_NOFILE");
-	for (uint32_t i = PEERS_MAX; i--;) {
-		peers[i].fd = -1;
-		free_peers[free_count++] = i;
-	}
-	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (epoll_fd < 0)
-		fail("epoll");
-	peer_init(epoll_fd, 0, is_right);
+	peers_init(&peers, "host", PEERS_MAX, patience_ns, 0, is_right);
 	listen_on(port);
 	printf("ready\n");
 	fflush(stdout);

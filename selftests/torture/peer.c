@@ -17,9 +17,7 @@
 #define ROUNDS 8			/* reads and writes of one peer, before others have their turn */
 #define SSL_REQUEST_LEN 8
 #define RECORD_HEADER_LEN 5
-/*
- * A reset may be lost, and nobody have anything to send any more; and guard, where there is one, answers no probe.
- */
+/* A reset may be lost, and nobody have anything to send any more. */
 #define KEEPALIVE_AFTER_S 2
 #define KEEPALIVE_TIMES 20
 
@@ -58,16 +56,17 @@ void peer_describe(const struct peer *peer, enum peer_result result, const char 
 {
 	struct sockaddr_in at = { 0 };
 	socklen_t len = sizeof(at);
+	uint64_t now_ns = peer_now_ns();
 
 	if (peer->fd >= 0)
 		peer->is_client ? getsockname(peer->fd, (struct sockaddr *)&at, &len)
 				: getpeername(peer->fd, (struct sockaddr *)&at, &len);
 	fprintf(stderr, "%s: %s: number %u of %s, port %u, hello %u, up %u, down %u, end %d, way %d, reset at %u%s; sent %u%s, "
-			"got %u%s after %llu ms\n",
+			"got %u%s after %llu ms, the last move %llu ms ago\n",
 		who, words[result], peer->plan.index, peer->label, ntohs(at.sin_port), peer->plan.hello_len, peer->plan.up,
 		peer->plan.down, peer->plan.end, peer->plan.way, peer->plan.reset_at, peer->plan.stalls ? ", stalls" : "",
 		peer->sent, peer->sent_fin ? " and FIN" : "", peer->got, peer->got_fin ? " and FIN" : "",
-		(unsigned long long)(peer_now_ns() - peer->begun_ns) / 1000000);
+		(unsigned long long)(now_ns - peer->begun_ns) / 1000000, (unsigned long long)(now_ns - peer->moved_ns) / 1000000);
 }
 
 void peer_close(struct peer *peer)

@@ -38,6 +38,7 @@
 #define GATEWAY 0x0a000001		/* 10.0.0.1 */
 #define SERVICE 8080			/* where the CVM is called */
 #define LISTENS 9000			/* where the gateway listens */
+#define RESET 9002			/* the gateway's port of a call that was reset; so was one from the unbound socket's */
 
 static struct ph_guard_bpf *skel;
 static uint16_t called_port, unbound_port;	/* of sockets that called the CVM: bound to the device, and not */
@@ -174,6 +175,8 @@ struct row {
 #define CALLED .from = CVM, .to = GATEWAY, .from_port = SERVICE, .to_port = 1	/* 1: stands for the port that called */
 #define UNBOUND .from = CVM, .to = GATEWAY, .from_port = SERVICE, .to_port = 2	/* 2: for the one of an unbound socket */
 
+#define LATE .from = CVM, .to = GATEWAY, .from_port = SERVICE, .to_port = RESET
+
 static const struct row from_cvm[] = {
 	{ "an answer", BOTH, { TCP, CALLED, .flags = 0x10 }, PH_GUARD_ANSWER, 0 },
 	{ "an answer, RST", BOTH, { TCP, CALLED, .flags = 4 }, PH_GUARD_ANSWER, 0 },
@@ -192,6 +195,15 @@ static const struct row from_cvm[] = {
 	  PH_GUARD_UNCALLED, CVM },
 	{ "SYN to an address that nobody has", BOTH, { TCP, .from = CVM, .to = 0x0a000063, .from_port = 40000, .to_port = 80,
 	  .flags = 2 }, PH_GUARD_UNCALLED, CVM },
+	{ "an answer to a call that was reset", BOTH, { TCP, LATE, .flags = 0x10 }, PH_GUARD_LATE, 0 },
+	{ "FIN of one", BOTH, { TCP, LATE, .flags = 0x11 }, PH_GUARD_LATE, 0 },
+	{ "SYN in place of one", BOTH, { TCP, LATE, .flags = 2 }, PH_GUARD_UNCALLED, CVM },
+	{ "SYN-ACK in place of one", BOTH, { TCP, LATE, .flags = 0x12 }, PH_GUARD_UNCALLED, CVM },
+	{ "an answer to another CVM's call that was reset", BOTH, { TCP, .from = OTHER, .to = GATEWAY, .from_port = SERVICE,
+	  .to_port = RESET, .flags = 0x10 }, PH_GUARD_UNCALLED, OTHER },
+	{ "an answer to a call that was reset, from another port", BOTH, { TCP, .from = CVM, .to = GATEWAY, .from_port = 8081,
+	  .to_port = RESET, .flags = 0x10 }, PH_GUARD_UNCALLED, CVM },
+	{ "ICMP unreachable about a call that was reset", BOTH, { ICMP, LATE, .type = 3 }, PH_GUARD_UNCALLED, CVM },
 	{ "ICMP unreachable about what was called", BOTH, { ICMP, CALLED, .type = 3 }, PH_GUARD_ICMP, 0 },
 	{ "ICMP time exceeded about it", BOTH, { ICMP, CALLED, .type = 11 }, PH_GUARD_ICMP, 0 },
 	{ "ICMP parameter problem about it", BOTH, { ICMP, CALLED, .type = 12 }, PH_GUARD_ICMP, 0 },
@@ -229,7 +241,7 @@ static const struct row from_cvm[] = {
 static bool passes(enum ph_guard_reason reason)
 {
 	return reason == PH_GUARD_ANSWER || reason == PH_GUARD_ICMP || reason == PH_GUARD_SENT || reason == PH_GUARD_STEERED ||
-	       reason == PH_GUARD_ARP;
+	       reason == PH_GUARD_ARP || reason == PH_GUARD_LATE;
 }
 
 static uint64_t now_ns(void)
@@ -370,6 +382,16 @@ static void set_world(void)
 		__be32 key = htonl(cvms[i].address);
 
 		bpf_map_update_elem(fd_of(skel->maps.ph_guard_cvms), &key, &cvm, 0);
+	}
+	/* The unbound socket's has been reset too: that there is somebody's socket now counts for more. */
+	for (size_t i = 0; i < 2; i++) {
+		const struct {
+			__be32 cvm, gateway;
+			__be16 cvm_port, gateway_port;
+		} call = { htonl(CVM), htonl(GATEWAY), htons(SERVICE), htons(i ? unbound_port : RESET) };
+		const __u8 yes = 1;
+
+		bpf_map_update_elem(fd_of(skel->maps.guard_resets), &call, &yes, 0);
 	}
 }
 
