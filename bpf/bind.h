@@ -15,7 +15,7 @@
 
 #define TCP_MSS_DEFAULT 536		/* RFC 9293, section 3.7.1: what every host takes */
 #define TCP_SCALE_MAX 14		/* RFC 7323, section 2.3 */
-#define BIND_SEGMENTS_MAX 10		/* of a hello, at the smallest MSS */
+#define BIND_SEGMENTS_MAX 17		/* of a hello, at the smallest MSS */
 #define BIND_SYN_LEN 40			/* TCP header with MSS, SACK, timestamps, scale */
 #define BIND_TIMES_LEN 32		/* TCP header with timestamps */
 

@@ -17,7 +17,7 @@
 /* Hellos: one TLS record carries at most 2^14 bytes (RFC 8446, section 5.1). */
 #define PH_HELLO_MAX 16384		/* bytes of the ClientHello message, with its 4-byte header */
 #define PH_HELLO_STREAM_MAX 32768	/* bytes of TCP stream that may carry it: record headers cost 5 each */
-#define PH_HELLO_STREAM_BPF_MAX 4096	/* the same where BPF collects it; longer ones go to a worker */
+#define PH_HELLO_STREAM_BPF_MAX 8192	/* the same where BPF collects it, a power of two; longer ones go to a worker */
 #define PH_HELLO_LONG 2048		/* bytes from which an unfinished one is given room in the receive buffer */
 #define PH_RECORD_MAX 16384		/* bytes of payload of one plaintext record */
 

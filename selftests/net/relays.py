@@ -43,7 +43,7 @@ def over_ipv6(lab):
 
 
 def long_hello(lab):
-    return passthrough_pair(lab, "alpha1-8003s", "alpha1", 8003, pad=5000)
+    return passthrough_pair(lab, "alpha1-8003s", "alpha1", 8003, pad=9000)
 
 
 def standard(lab):

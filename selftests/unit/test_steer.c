@@ -387,7 +387,7 @@ static const struct row rows[] = {
 
 	{ "the hello again: the SYN again", C, ACK | PSH, TIMES, 400, -500, -9000, 64, BINDING, SENT, BINDING },
 	{ "early data", C, ACK | PSH, TIMES, 100, 0, -9000, 64, BINDING, HELD, BINDING },
-	{ "more early data than there is room for", C, ACK | PSH, TIMES, 1000, 3000, -9000, 64, BINDING, DROPPED, BINDING },
+	{ "more early data than there is room for", C, ACK | PSH, TIMES, 1000, 7000, -9000, 64, BINDING, DROPPED, BINDING },
 	{ "bare ACK", C, ACK, TIMES, 0, 0, -9000, 64, BINDING, DROPPED, BINDING },
 	{ "RST in the window", C, RST, PLAIN, 0, -500, 0, 64, BINDING, UNTOUCHED, DECLINED },
 	{ "RST out of the window", C, RST, PLAIN, 0, 1 << 30, 0, 64, BINDING, DROPPED, BINDING },
