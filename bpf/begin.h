@@ -227,8 +227,8 @@ __separate int begin_flow(struct __sk_buff *skb, struct packet *p, __u32 hello, 
 	struct ph_steer *steer = steer_config();
 	struct ph_client_key key;
 	enum flow_new result;
+	__u32 slot = 0, held;
 	struct ph_flow *flow;
-	__u32 slot = 0;
 
 	if (!p || !ret_slot || !store || !steer)
 		return FLOW_NEW_FULL;
@@ -240,12 +240,14 @@ __separate int begin_flow(struct __sk_buff *skb, struct packet *p, __u32 hello, 
 	flow = flow_at(slot);
 	if (!flow)
 		return FLOW_NEW_FULL;
-	if (!source_take(key.client, PH_COUNTED_HELLO, PH_HELLOS_SOURCE_MAX)) {
+	held = source_take(key.client, PH_COUNTED_HELLO, PH_HELLOS_SOURCE_MAX);
+	if (held > PH_HELLOS_SOURCE_MAX) {
 		flow_free(flow, slot);
 		flow_unlock(flow);
 		return FLOW_NEW_HELLOS;
 	}
-	flow->counted = PH_COUNTED_HELLO;
+	/* One that cannot be counted just now is no reason to relay it. */
+	flow->counted = held ? PH_COUNTED_HELLO : 0;
 	flow->hello = hello + 1;
 	flow->client_isn = store->client_isn;
 	flow->gateway_isn = store->gateway_isn;

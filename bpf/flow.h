@@ -421,8 +421,8 @@ static __always_inline __u32 *source_count(struct ph_client_count *source, enum 
 }
 
 /*
- * What there is of one client's address. Return: how many, this one included, or 0 when it cannot be counted, or would be
- * more than @limit.
+ * What there is of one client's address. Return: how many, this one included, or 0 when it cannot be counted; more than
+ * @limit when there are that many already, and this one was not counted.
  */
 __separate __u32 source_take(__u32 client, __u32 what, __u32 limit)
 {
@@ -435,8 +435,9 @@ __separate __u32 source_take(__u32 client, __u32 what, __u32 limit)
 	source = bpf_map_lookup_elem(&ph_sources, &key);
 	if (source) {
 		count = source_count(source, what);
-		if (*count < limit)
-			result = ++*count;
+		result = *count + 1;
+		if (result <= limit)
+			*count = result;
 	} else if (!bpf_map_update_elem(&ph_sources, &key, &one, BPF_NOEXIST)) {
 		result = 1;
 	}
