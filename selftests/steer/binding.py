@@ -2,8 +2,8 @@
 """From a whole hello to a CVM's answer, and the ways on when there is none."""
 import time
 
-from field import CHROMIUM, PORT, RAW, GATEWAY, SLOW, Failed, equal, expect, hello, mac_of, receive, row, wait_until
-from rawtcp import ACK, CWR, ECE, FIN, MASK, PSH, RST, SYN, Client, Segment, Wire, build
+from field import CHROMIUM, PORT, RAW, GATEWAY, SLOW, equal, expect, hello, mac_of, receive, row, wait_until
+from rawtcp import ACK, CWR, ECE, MASK, PSH, RST, SYN, Client, Segment, Wire, build
 
 rows = []
 FAKE = "10.64.0.66"             # a CVM whose packets a test makes
@@ -38,6 +38,19 @@ class FakeCvm:
 def fake(place):
     place.register([("app1", "fake", FAKE)])
     return FakeCvm(place)
+
+
+def bound(place):
+    """A raw client, without timestamps, spliced to a fake CVM. Returns (client, cvm, the SYN it saw)."""
+    cvm = fake(place)
+    client = place.raw(times=False)
+    client.send_at(0, HELLO)
+    client.sent(len(HELLO))
+    syn = cvm.syn()
+    expect(syn, "no SYN")
+    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
+    expect(cvm.next(), "no hello")
+    return client, cvm, syn
 
 
 @row(rows, "the SYN has the client's own options, and numbers of the gateway's")

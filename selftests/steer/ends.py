@@ -2,8 +2,8 @@
 """How flows end, and what does not end them."""
 import random, socket, struct, time
 
-from binding import HELLO, FakeCvm, fake
-from field import GATEWAY, PORT, RAW, SLOW, equal, expect, hello, receive, row, wait_until
+from binding import HELLO, bound, fake
+from field import RAW, SLOW, equal, expect, hello, receive, row, wait_until
 from rawtcp import ACK, FIN, MASK, PSH, RST, SYN, build
 
 rows = []
@@ -89,12 +89,7 @@ def client_reset(place):
 
 @row(rows, "RST by the CVM")
 def cvm_reset(place):
-    cvm = fake(place)
-    client = place.raw(times=False)
-    client.send_at(0, HELLO)
-    syn = cvm.syn()
-    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
-    cvm.next()
+    client, cvm, syn = bound(place)
     cvm.answer(syn, RST | ACK, 1001, (syn.seq + 1 + len(HELLO)) & MASK)
     reset = client.next(want=lambda segment: segment.flags & RST)
     equal((reset.seq, reset.ack), ((client.gateway_isn + 1) & MASK, (client.isn + 1 + len(HELLO)) & MASK), "the reset's numbers")
@@ -123,13 +118,7 @@ def blind(place):
 @row(rows, "blind packets from the CVM's end into a live flow: no effect", 60)
 def blind_cvm(place):
     """Who knows addresses and ports, but no numbers."""
-    cvm = fake(place)
-    client = place.raw(times=False)
-    client.send_at(0, HELLO)
-    client.sent(len(HELLO))
-    syn = cvm.syn()
-    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
-    expect(cvm.next(), "no hello")
+    client, cvm, syn = bound(place)
     seq, ack = 1001, (syn.seq + 1 + len(HELLO)) & MASK
 
     def goes_on(what):
@@ -164,13 +153,7 @@ def blind_cvm(place):
 
 @row(rows, "a forged reset that hits: alive again when its sender goes on", 30)
 def forged(place):
-    cvm = fake(place)
-    client = place.raw(times=False)
-    client.send_at(0, HELLO)
-    client.sent(len(HELLO))
-    syn = cvm.syn()
-    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
-    cvm.next()
+    client, cvm, syn = bound(place)
     client.send(flags=RST, seq=(client.isn + 1 + len(HELLO)) & MASK)
     equal(state_of(place, client), ("ended", "client-reset"), "after the reset")
     until = time.monotonic() + 7 * SLOW
@@ -261,23 +244,17 @@ def removed(place):
     wait_until(lambda: len(established()) == before - 10, 2, "the CVM's connections gone")
 
 
-def reset_at_once(place, cvm, **options):
-    """A raw client whose CVM resets the connection right after the hello."""
-    client = place.raw(times=False, **options)
-    client.send_at(0, HELLO)
-    client.sent(len(HELLO))
-    syn = cvm.syn()
-    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
-    expect(cvm.next(), "no hello")
+def reset_at_once(place):
+    """A raw client whose CVM resets the connection right after the hello. Returns (client, cvm)."""
+    client, cvm, syn = bound(place)
     cvm.answer(syn, RST | ACK, 1001, (syn.seq + 1 + len(HELLO)) & MASK)
     expect(client.next(want=lambda segment: segment.flags & RST), "no reset")
-    return client
+    return client, cvm
 
 
 @row(rows, "ended, its instance removed and the address another's: stragglers reach nobody")
 def ended_and_removed(place):
-    cvm = fake(place)
-    client = reset_at_once(place, cvm)
+    client, cvm = reset_at_once(place)
     equal(state_of(place, client), ("ended", "cvm-reset"), "flow")
     place.register([("app2", "other", cvm.address)])
     while cvm.next(0.1):
@@ -289,8 +266,7 @@ def ended_and_removed(place):
 
 @row(rows, "reset by the CVM at once, and the client uses its port again at once")
 def port_again_at_once(place):
-    cvm = fake(place)
-    client = reset_at_once(place, cvm)
+    client, cvm = reset_at_once(place)
     # In the window that the request sock of the first one has
     again = place.raw(times=False, sport=client.sport, isn=(client.isn + 1000) & MASK)
     again.send_at(0, HELLO)
@@ -312,13 +288,7 @@ def killed(place):
 
 @row(rows, "a packet from a CVM to a flow of its own that is over: RST")
 def stray(place):
-    cvm = fake(place)
-    client = place.raw(times=False)
-    client.send_at(0, HELLO)
-    client.sent(len(HELLO))
-    syn = cvm.syn()
-    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
-    expect(cvm.next(), "no hello")
+    client, cvm, syn = bound(place)
     place.stand("kill")
     expect(cvm.next(2, lambda segment: segment.flags & RST), "told when it ends")
     before = place.stand.reasons()

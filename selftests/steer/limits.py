@@ -2,10 +2,10 @@
 """Limits of flows, by app and by client: never one too many, and nothing counted that is over."""
 import socket, struct, threading
 
-from binding import FAKE, HELLO, FakeCvm, fake
+from binding import FAKE, HELLO, FakeCvm, bound
 from ends import spliced, state_of
-from field import SLOW, equal, expect, hello, receive, row, wait_until
-from rawtcp import ACK, FIN, MASK, PSH, RST
+from field import equal, expect, hello, receive, row, wait_until
+from rawtcp import ACK, MASK, PSH, RST
 
 rows = []
 
@@ -127,13 +127,7 @@ def all_ends(place):
 @row(rows, "idle flows, and one whose reset was forged", 60)
 def taken_back(place):
     limit(place, app=1, source=1)
-    cvm = fake(place)
-    client = place.raw(times=False)
-    client.send_at(0, HELLO)
-    client.sent(len(HELLO))
-    syn = cvm.syn()
-    cvm.answer(syn, 18, 1000, options=b"\2\4\x05\x64")
-    expect(cvm.next(), "no hello")
+    client, cvm, syn = bound(place)
     equal(counted(place), (1, 1, 1), "while it is there")
     client.send(flags=RST, seq=(client.isn + 1 + len(HELLO)) & MASK)
     equal(counted(place), (0, 0, 0), "after the reset")

@@ -2,10 +2,10 @@
 """What is not plain TCP: ICMP errors, MTUs, fragments, IP options, IPv6, a full table, other people's filters."""
 import socket, struct, threading, time
 
-from binding import HELLO, fake
-from ends import TIMES, is_alive, spliced, state_of
-from field import CLIENT, GATEWAY, PORT, RAW, SLOW, equal, expect, hello, netns, receive, row, wait_until
-from rawtcp import ACK, FIN, MASK, PSH, RST, SYN, build, internet_sum
+from binding import HELLO, bound, fake
+from ends import is_alive, spliced
+from field import CLIENT, GATEWAY, PORT, RAW, SLOW, equal, expect, hello, netns, receive, row
+from rawtcp import ACK, MASK, SYN, build, internet_sum
 from transfers import MIB, transfer
 
 rows = []
@@ -38,18 +38,6 @@ def next_icmp(wire, to, timeout=1.5):
 def quoted_of(packet):
     """(from, to, from port, to port, seq) of what an ICMP error quotes."""
     return (socket.inet_ntoa(packet[40:44]), socket.inet_ntoa(packet[44:48]), *struct.unpack("!HHI", packet[48:56]))
-
-
-def bound(place):
-    """A raw client spliced to a fake CVM. Returns (client, cvm, the SYN it saw)."""
-    cvm = fake(place)
-    client = place.raw(times=False)
-    client.send_at(0, HELLO)
-    client.sent(len(HELLO))
-    syn = cvm.syn()
-    cvm.answer(syn, SYN | ACK, 1000, options=b"\2\4\x05\x64")
-    expect(cvm.next(), "no hello")
-    return client, cvm, syn
 
 
 @row(rows, "an ICMP error about what the CVM sent")
