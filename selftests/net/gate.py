@@ -3,10 +3,9 @@
 
     client ─ n0 ─ gate ─ steer ─ listening ports           another port, ping, neighbour discovery: as without
 """
-import contextlib, itertools, json, os, signal, socket, struct, threading
+import contextlib, json, os, signal, socket, struct
 
-from lab import tls
-from lab.lab import CLIENT, DOMAIN, GATEWAY, GATEWAY6, wait_until
+from lab.lab import CLIENT, GATEWAY, GATEWAY6, wait_until
 from kernel import is_alive, kernel_pair
 from rows import LIMIT, Topic, accept, equal, expect, passthrough_pair, read_exactly, standard_pair
 
@@ -482,58 +481,6 @@ def _(lab):
         for _ in range(20):
             expect(is_open(lab), "a connection meanwhile")
     expect(counters(lab).get("over-connections", 0) > 3000, "most of it was dropped")
-
-
-@contextlib.contextmanager
-def spoofed_flood(raw):
-    """SYNs from addresses of nobody's, as fast as this process sends them."""
-    stop = threading.Event()
-
-    def flood():
-        for i in itertools.count():
-            if stop.is_set():
-                return
-            raw.tcp(flags=SYN, source=f"198.18.{i >> 8 & 255}.{i & 255}", source_port=1024 + i % 60000)
-    thread = threading.Thread(target=flood, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-for mode in ("tc", "generic"):      # a veth pair sends what native XDP answers only to an end that has XDP or GRO too
-    @topic.row(f"{mode}: spoofed SYNs: the listener's queue stays short, and who answers the challenge is served by the kernel path",
-               only="native", mode=mode)
-    def _(lab, mode):
-        restart(lab, Gate=mode, UnprovenConnections=10)
-        spliced = lambda: sum(row["count"] for row in lab.json("map", "dump", "reasons") if row["reason"] == "spliced")
-        known = lambda: {row["source"] for row in lab.json("map", "dump", "gate_proven")}
-        # Of this mode's own: one that is not known from before.
-        source = f"192.0.2.{70 + MODES.index(mode)}"
-        lab.client.ip(f"addr add {source}/24 dev c0\n")
-        try:
-            with Raw(lab) as raw, spoofed_flood(raw):
-                wait_until(lambda: counters(lab).get("challenged", 0) > 2000, 10, "most are challenged")
-                before = spliced()
-                with lab.cvms["alpha1"].ns.listen(7806) as listener:
-                    listener.settimeout(LIMIT)
-                    for _ in range(5):
-                        sock = lab.client.socket()
-                        sock.settimeout(LIMIT)
-                        sock.bind((source, 0))
-                        with sock:
-                            sock.connect((GATEWAY, 443))
-                            sock.sendall(tls.records(tls.client_hello(tls.sni(f"alpha1-7806s.{DOMAIN}"))))
-                            accept(listener).close()
-                expect(f"{source}/32" in known(), "it is known now")
-                expect(not any(row.startswith("198.18.") for row in known()), "and nobody of those who do not exist")
-                expect(spliced() >= before + 4, "their connections are the kernel path's")
-            waiting = [line for line in lab.gateway.run(["ss", "-Htn", "state", "syn-recv"]).stdout.splitlines() if "198.18." in line]
-            expect(len(waiting) < 400, f"{len(waiting)} wait in the listener's queue")
-        finally:
-            lab.client.ip(f"addr del {source}/24 dev c0\n")
 
 
 INITIATION = struct.pack("<I", 1) + b"\0" * 144
