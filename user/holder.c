@@ -20,17 +20,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "listener.h"
+#include "lock.h"
 #include "log.h"
 #include "notify.h"
 #include "page.h"
@@ -107,40 +106,6 @@ static const char *child_name(int place, char out[CHILD_NAME_SIZE])
 	return out;
 }
 
-/* Return: 0; or -1, and why is logged. */
-static int take_lock(struct holder *holder)
-{
-	char path[PATH_MAX + 16], text[16] = "";
-	int len;
-
-	if (mkdir(holder->config->run_dir, 0755) && errno != EEXIST) {
-		ph_log(PH_LOG_ERROR, "%s: %m", holder->config->run_dir);
-		return -1;
-	}
-	snprintf(path, sizeof(path), "%s/phalad.lock", holder->config->run_dir);
-	/* Whoever can open it can lock it, also for reading only (flock(2)). */
-	holder->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (holder->lock_fd < 0 || fchmod(holder->lock_fd, 0600)) {
-		ph_log(PH_LOG_ERROR, "%s: %m", path);
-		return -1;
-	}
-	if (flock(holder->lock_fd, LOCK_EX | LOCK_NB)) {
-		if (errno != EWOULDBLOCK)
-			ph_log(PH_LOG_ERROR, "%s: %m", path);
-		else if (pread(holder->lock_fd, text, sizeof(text) - 1, 0) > 0)
-			ph_log(PH_LOG_ERROR, "%s is locked: phalad runs already, as process %d", path, atoi(text));
-		else
-			ph_log(PH_LOG_ERROR, "%s is locked: phalad runs already", path);
-		return -1;
-	}
-	len = snprintf(text, sizeof(text), "%d\n", getpid());
-	if (ftruncate(holder->lock_fd, 0) || pwrite(holder->lock_fd, text, len, 0) != len) {
-		ph_log(PH_LOG_ERROR, "%s: %m", path);
-		return -1;
-	}
-	return 0;
-}
-
 /* Tickets of one worker are good at all the others, and after its death. Return: 0 or -errno. */
 static int make_tickets(struct holder *holder)
 {
@@ -182,12 +147,14 @@ static void raise_descriptor_limit(void)
 static int prepare(struct holder *holder)
 {
 	const struct ph_config *config = holder->config;
-	char error[512];
+	char error[PATH_MAX + 512];
 	sigset_t signals;
 	int err;
 
-	if (take_lock(holder))
+	if (ph_lock_take(config->run_dir, &holder->lock_fd, error, sizeof(error))) {
+		ph_log(PH_LOG_ERROR, "%s", error);
 		return -1;
+	}
 	raise_descriptor_limit();
 	snprintf(holder->control_path, sizeof(holder->control_path), "%s/control.sock", config->run_dir);
 	if (ph_listener_open(config, holder->listen_fds, error, sizeof(error)) ||
