@@ -269,18 +269,26 @@ class Lab:
         return instances[0]["health"] if instances else "unknown"
 
     def processes(self):
-        """{role: pid} of phalad's processes, of whichever holder: "holder", "manager", "worker 0"."""
+        """{role: pid} of phalad's processes, of whichever holder: "holder", "manager", "worker 0"; "ending PID" for one that
+        has let go of its memory, and so of its name, but not of sockets and locks yet (the kernel's do_exit())."""
         found, here = {}, os.readlink("/proc/self/ns/mnt")
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if os.readlink(path / "exe") != str(self.build / "phalad") or os.readlink(path / "ns/mnt") != here:
+                if os.readlink(path / "ns/mnt") != here:
+                    continue
+                name = (path / "comm").read_text()
+            except OSError:             # a zombie's too
+                continue
+            words = [""]
+            with contextlib.suppress(OSError):
+                if os.readlink(path / "exe") != str(self.build / "phalad"):
                     continue
                 words = (path / "cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
-            role = words[words.index("--role") + 1:][:2] if "--role" in words else ["holder"]
-            if words != [""]:           # a zombie's
+            if words != [""]:
+                role = words[words.index("--role") + 1:][:2] if "--role" in words else ["holder"]
                 found[" ".join(role) if role[0] == "worker" else role[0]] = int(path.name)
+            elif name.startswith("phalad"):
+                found[f"ending {path.name}"] = int(path.name)
         return found
 
     def ctl(self, *words, check=True):
