@@ -13,8 +13,9 @@ topic = Topic("pressure", the_arena.setup)
 def by_kernel(arena, count=200):
     """A crowd that goes by the kernel path again, all of it."""
     hosts, before = arena.hosts(), arena.counters()
-    arena.all_intact(arena.crowd(count, "--at-once", 20, "--largest", 65536).finish_when_done(), hosts)
-    equal(arena.since(before).get("spliced"), count, f"by the kernel path afterwards: {arena.since(before)}")
+    arena.all_intact(arena.crowd(count, "--at-once", arena.at_once(20), "--largest", 65536).finish_when_done(), hosts)
+    since = arena.since(before)
+    expect(since.get("spliced", 0) >= arena.scaled(1, 1, 0.5) * count, f"by the kernel path afterwards: {since}")
 
 
 @topic.row("a full flow table: declined and counted, relayed, nobody evicted; and slots are found again", only="native",
@@ -51,7 +52,7 @@ def _(arena):
     arena.lab.gateway.sysctl("net.ipv4.tcp_syncookies", 2)
     try:
         hosts, before, count = arena.hosts(), arena.counters(), arena.scaled(500, 10000, 100)
-        arena.all_intact(arena.crowd(count, "--at-once", 100, "--largest", 262144).finish_when_done(), hosts)
+        arena.all_intact(arena.crowd(count, "--at-once", arena.at_once(100), "--largest", 262144).finish_when_done(), hosts)
         since = arena.since(before)
         arena.note(f"counted: {since}")
         # A port that the gateway still has in TIME_WAIT gets no cookie (tcp_conn_request() in net/ipv4/tcp_input.c).
@@ -67,8 +68,8 @@ def _(arena):
 def _(arena):
     memory, hosts, before = arena.memory(), arena.hosts(), arena.counters()
     count = arena.scaled(2000, 50000, 200)
-    stranger = arena.crowd(count, "--at-once", 300, "--largest", 16384, labels=[f"nobody{i}-7800s" for i in range(200)])
-    crowd = arena.crowd(arena.scaled(500, 5000, 50), "--at-once", 50)
+    stranger = arena.crowd(count, "--at-once", arena.at_once(300), "--largest", 16384, labels=[f"nobody{i}-7800s" for i in range(200)])
+    crowd = arena.crowd(arena.scaled(500, 5000, 30), "--at-once", arena.at_once(50), "--largest", arena.scaled(8 << 20, 8 << 20, 65536))
     report = stranger.finish_when_done()
     arena.all_intact(crowd.finish_when_done(), hosts)
     since = arena.since(before)
@@ -113,7 +114,7 @@ def _(arena):
     crowds, hosts = silent(arena, count), arena.hosts()
     arena.note(f"{count} silent; half-open at the gateway: "
                f"{len(arena.lab.gateway.run(['ss', '-Htan', 'state', 'syn-recv']).stdout.splitlines())}")
-    crowd = arena.crowd(arena.scaled(500, 5000, 50), "--at-once", 50)
+    crowd = arena.crowd(arena.scaled(500, 5000, 30), "--at-once", arena.at_once(50), "--largest", arena.scaled(8 << 20, 8 << 20, 65536))
     arena.all_intact(crowd.finish_when_done(), hosts)
     since = arena.since(before)
     arena.note(f"beside them: {since}")

@@ -61,17 +61,18 @@ def _(arena):
     arena.netem(words, (lab.client, "c0"), (lab.gateway, "n0"), (lab.gateway, "u0"),
                 *((cvm.ns, "e0") for cvm in lab.cvms.values()))
     # Few at once: an emulated client that is slow to say its hello, after its handshake, is a worker's.
-    stream(arena, arena.scaled(500, 2000), "--relay", 50, "--resets", 100, "--largest", 262144, at_once=20, now=True)
+    stream(arena, arena.scaled(300, 2000), "--relay", 50, "--resets", 100, "--largest", 262144, at_once=20, now=True)
 
 
 @topic.row("readers that stop for a while, then go on", seconds=60)
 def _(arena):
     hosts, before = arena.hosts(), arena.counters()
     seconds = arena.scaled(4, 60)
-    crowd = arena.crowd(arena.scaled(200, 2000, 60), "--at-once", arena.scaled(200, 2000, 60), "--stalls", 1000, "--stall", seconds,
+    count = arena.scaled(200, 2000, 30)
+    crowd = arena.crowd(count, "--at-once", arena.at_once(count), "--stalls", 1000, "--stall", seconds,
                         "--largest", arena.scaled(8 << 20, 8 << 20, 1 << 20), "--seed", 3, "--relay", 100)
     report = arena.all_intact(crowd.finish_when_done(), hosts)
     expect(report["longest"] > seconds, "somebody has stopped")
-    expect(arena.since(before).get("spliced", 0) > 30, "most of them went by the kernel path")
+    expect(arena.since(before).get("spliced", 0) > arena.scaled(30, 30, 10), "most of them went by the kernel path")
     arena.clear()
     arena.tables_empty(now=True)
