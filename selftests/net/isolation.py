@@ -281,6 +281,9 @@ def _(lab):
         after = traces(lab)
         for name, count in before.pop("stack").items():
             equal(after["stack"][name], count, f"{name} after the probes")
+        # Old ones may go meanwhile, and the links' own come.
+        new = set(after["neighbours"]) - set(before.pop("neighbours"))
+        equal(sorted(one for one in new if not one[0].startswith("fe80:")), [], "neighbours that are new")
         for what in before:
             equal(after[what], before[what], f"{what} after the probes")
     is_alive(*spliced)
