@@ -125,7 +125,7 @@ def _(arena):
         lab.wait_healthy()
         hosts, before = arena.hosts(), arena.counters()
         crowd = storm(arena)
-        for _ in range(arena.scaled(10, 100, 3)):
+        for _ in range(arena.scaled(10, 100, 1)):
             equal(lab.stop(), 0, "exit status")
             start()
         lab.wait_healthy()
