@@ -129,7 +129,6 @@ static void rotate_tickets(struct holder *holder)
 
 	if (err)
 		ph_log(PH_LOG_ERROR, "no new key for session tickets: %s", strerror(-err));
-	holder->rotate_ms = boot_now_ms() + PH_TICKET_ROTATE_MS;
 }
 
 static void raise_descriptor_limit(void)
@@ -407,6 +406,7 @@ static void read_signals(struct holder *holder)
 		case SIGHUP:
 			holder->reload = true;
 			rotate_tickets(holder);
+			holder->rotate_ms = boot_now_ms() + PH_TICKET_ROTATE_MS;
 			break;
 		}
 	}
@@ -576,8 +576,10 @@ static void run(struct holder *holder)
 			forgive(holder);
 		if (holder->state == RUNNING) {
 			watch(holder);
-			if (boot_now_ms() >= holder->rotate_ms)
+			if (boot_now_ms() >= holder->rotate_ms) {
 				rotate_tickets(holder);
+				holder->rotate_ms += PH_TICKET_ROTATE_MS;	/* one a turn, for each that was slept through */
+			}
 			judge_workers(holder);
 			notify(holder);
 		}

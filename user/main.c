@@ -318,6 +318,7 @@ static int hold(struct arguments *arguments)
 		close(fd);
 		return 1;
 	}
+	snprintf(config->path, sizeof(config->path), "%s", arguments->config_path);	/* as people know it */
 	status = is_checked(config) ? ph_holder_main(config, fd, arguments->fresh) : 1;
 	ph_config_free(config);
 	return status;

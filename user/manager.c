@@ -85,6 +85,7 @@ static void handle_timer(struct ph_source *source, uint32_t events)
 	say_alive(manager);
 	ph_clocks_read(&before);
 	ph_keeper_tick(manager->keeper);
+	say_alive(manager);			/* a long tick is followed by as long a rest */
 	ph_clocks_read(&after);
 	arm_timer(manager, after.boot_ns - before.boot_ns);
 }

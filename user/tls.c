@@ -239,7 +239,8 @@ static int select_alpn(SSL *ssl, const unsigned char **ret_chosen, unsigned char
 
 /*
  * SSL_CTX_set_tlsext_ticket_key_evp_cb(3): 1 to make or take a ticket, 2 to take one and give the client a newer, 0 for a
- * ticket of a key that is gone, which means a full handshake.
+ * ticket of a key that is gone, which means a full handshake. In TLS 1.2 a newer one would hold the same master secret
+ * (RFC 5077, section 3), which is to go with the key that it was first under.
  */
 static int choose_ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
 			     int makes)
@@ -267,7 +268,7 @@ static int choose_ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, E
 	OPENSSL_cleanse(&key, sizeof(key));
 	if (!done)
 		return -1;
-	return is_newest ? 1 : 2;
+	return is_newest || SSL_version(ssl) < TLS1_3_VERSION ? 1 : 2;
 }
 
 static SSL_CTX *new_context(const struct ph_tickets *tickets)
