@@ -156,10 +156,14 @@ static __always_inline int begin_continue(struct __sk_buff *skb, struct packet *
 	action = collect_pass_on(skb, p, flow->hello - 1, flow->client_isn, 0);
 	if (action == TC_ACT_UNSPEC)
 		action = to_worker(skb, p, flow->hello - 1);
-	if (verdict == VERDICT_WORKER)
+	if (verdict == VERDICT_WORKER) {
+		/* Should it be counted still, it rests; the client's packets are the stack's all the same. */
+		flow->ended_ns = bpf_ktime_get_ns();
+		WRITE_ONCE(flow->splice.state, PH_FLOW_DECLINED);
 		flow_free(flow, slot);
-	else
+	} else {
 		flow_decline(flow, PH_REASON_DECLINED_LONG);
+	}
 	return action;
 }
 
@@ -304,10 +308,9 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 	__u32 hello, kept = 0;
 	int action;
 
-	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->tcp.ack || p->tcp.syn || p->tcp.rst ||
-	    !is_our_port(steer, p->tcp.dest))
+	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->tcp.ack || p->tcp.rst || !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
-	if (!p->payload)
+	if (p->tcp.syn || !p->payload || p->ip.ihl != 5)
 		return nobody_bare(skb, p);
 	if (hello_take(steer, &hello)) {
 		count_decline(skb, p, PH_REASON_DECLINED_FULL);
@@ -318,7 +321,7 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 		action = begin_claim(skb, p, hello, &kept);
 		break;
 	case BEGIN_NOBODYS:
-		action = nobody_refuse();
+		action = nobody_refuse(skb, &p->ip, NULL);
 		break;
 	default:
 		action = to_worker(skb, p, hello);

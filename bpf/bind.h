@@ -16,6 +16,7 @@
 #define TCP_MSS_DEFAULT 536		/* RFC 9293, section 3.7.1: what every host takes */
 #define TCP_SCALE_MAX 14		/* RFC 7323, section 2.3 */
 #define BIND_SEGMENTS_MAX 17		/* of a hello, at the smallest MSS */
+#define BIND_SEGMENT_MAX 2048		/* bytes, whatever the MTU: a power of two */
 #define BIND_SYN_LEN 40			/* TCP header with MSS, SACK, timestamps, scale */
 #define BIND_TIMES_LEN 32		/* TCP header with timestamps */
 
@@ -185,7 +186,7 @@ static long bind_send_step(__u32 index, void *arg)
 	int last = len == left, err;
 
 	(void)index;
-	if (run->done >= run->store->len || !len || len > 2048)
+	if (run->done >= run->store->len || !len || len > BIND_SEGMENT_MAX)
 		return 1;
 	if (last)
 		flags |= EMIT_PSH;
@@ -205,7 +206,7 @@ static long bind_send_step(__u32 index, void *arg)
 		return 1;
 	if (bpf_skb_store_bytes(run->skb, run->l2 + IP_HLEN + header_len,
 				run->store->data + ph_below(run->done, PH_HELLO_STREAM_BPF_MAX),
-				ph_below(len - 1, 2048) + 1, 0))
+				ph_below(len - 1, BIND_SEGMENT_MAX) + 1, 0))
 		return 1;
 	run->done += len;
 	if (last) {
@@ -330,6 +331,8 @@ __separate int bind_answered(struct __sk_buff *skb, struct packet *p, __u32 slot
 	if (run.window > 65535)
 		run.window = 65535;
 	run.segment = (splice->cvm_mtu - IP_HLEN - BIND_TIMES_LEN) & ~3;
+	if (run.segment > BIND_SEGMENT_MAX)
+		run.segment = BIND_SEGMENT_MAX;
 	splice->flags |= PH_FLOW_REQUEST;
 	WRITE_ONCE(splice->state, PH_FLOW_SPLICED);
 	load_begin(&splice->instance);

@@ -506,10 +506,10 @@ static __always_inline int flow_unkey(struct ph_flow *flow)
 /* One that is still counted, or known, stays: sweep comes again. Who is given the slot waits for the lock. */
 static __always_inline void flow_free(struct ph_flow *flow, __u32 slot)
 {
+	flow_drop_hello(flow);
 	flow_uncount(flow);
 	if (flow->counted || flow_unkey(flow))
 		return;
-	flow_drop_hello(flow);
 	if (bpf_map_push_elem(&ph_free, &slot, 0))
 		return;
 	WRITE_ONCE(flow->splice.state, PH_FLOW_FREE);

@@ -76,7 +76,7 @@ static long kill_step(__u32 index, void *arg)
 	(void)index;
 	if (!flow)
 		return run->walk.next >= run->walk.end;
-	if ( READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
+	if (READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
 		return 0;
 	if (kill_applies(run, flow)) {
 		if (flow->splice.state == PH_FLOW_BINDING || flow->splice.state == PH_FLOW_COLLECTING)

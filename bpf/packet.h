@@ -86,7 +86,9 @@ static __always_inline enum packet_kind packet_read(struct __sk_buff *skb, __u32
 	if (p->ip.ihl != 5 || p->ip.frag_off & bpf_htons(IP_FRAGMENT)) {
 		if (p->ip.frag_off & bpf_htons(IP_FRAGMENT & 0x1fff))
 			return PACKET_OTHER;
-		if (bpf_skb_load_bytes(skb, l2 + p->ip.ihl * 4, &p->tcp, 4))
+		/* What is not all there leaves zeros: no flags. */
+		if (bpf_skb_load_bytes(skb, l2 + p->ip.ihl * 4, &p->tcp, TCP_HLEN) &&
+		    bpf_skb_load_bytes(skb, l2 + p->ip.ihl * 4, &p->tcp, 4))
 			return PACKET_OTHER;
 		return p->ip.ihl != 5 ? PACKET_TCP_OPTIONS : PACKET_TCP_FRAGMENT;
 	}

@@ -81,6 +81,7 @@ static __always_inline int client_owes_reset(struct ph_flow *flow, const struct 
 		return 0;
 	if (flow->splice.generation == splice->generation && flow->splice.flags & PH_FLOW_REQUEST) {
 		flow->splice.flags &= ~PH_FLOW_REQUEST;
+		flow_uncount_source(flow, PH_COUNTED_HELLO);	/* if it could not be when the store was given back */
 		owes = 1;
 	}
 	flow_unlock(flow);
@@ -284,7 +285,7 @@ int steer_nic(struct __sk_buff *skb)
 	if (kind == PACKET_OTHER)
 		return TC_ACT_UNSPEC;
 	flow = client_flow(p, &slot);
-	if (kind == PACKET_TCP_OPTIONS)
+	if (kind == PACKET_TCP_OPTIONS && flow)
 		return drop_if_ours(flow, PH_REASON_DROPPED_IP_OPTIONS);
 	if (kind == PACKET_TCP_FRAGMENT)
 		return drop_if_ours(flow, PH_REASON_DROPPED_FRAGMENT);

@@ -46,7 +46,7 @@ static long sweep_step(__u32 index, void *arg)
 	(void)index;
 	if (!flow)
 		return run->walk.next >= run->walk.end;
-	if ( READ_ONCE(flow->splice.state) == PH_FLOW_FREE || flow_due_ns(flow, run->steer) > run->now_ns ||
+	if (READ_ONCE(flow->splice.state) == PH_FLOW_FREE || flow_due_ns(flow, run->steer) > run->now_ns ||
 	    !flow_lock(flow))
 		return 0;
 	if (flow->splice.state != PH_FLOW_FREE && flow_due_ns(flow, run->steer) <= run->now_ns)
