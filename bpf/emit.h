@@ -70,6 +70,16 @@ static __always_inline int unmade(void)
 	return -1;
 }
 
+/*
+ * Lets the packet come in once more, as a copy that belongs to no socket. From veth or tap it still belongs to its sender's,
+ * and then the kernel does not count what it grows by (pskb_expand_head()): a packet longer than its truesize makes TCP's
+ * estimate of the window overflow (tcp_measure_rcv_mss()), by which Linux 6.12 divides.
+ */
+static __always_inline int around(struct __sk_buff *skb)
+{
+	return bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) ? drop(PH_REASON_DROPPED_UNMADE) : TC_ACT_SHOT;
+}
+
 /* Into the tunnel. The mark is for guard. */
 static __always_inline int to_tunnel(struct __sk_buff *skb)
 {
