@@ -4,7 +4,7 @@
  * it has then (all checksums computed from scratch here), and the state that follows.
  *
  * The tunnel is a layer-2 one, since a test run has Ethernet headers. What needs a client's handshake is in
- * selftests/steer. In a network namespace of its own, whose loopback device is NIC, tunnel and the way to others.
+ * selftests/steer. In a network namespace of its own, whose loopback device is NIC and tunnel.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -777,6 +777,49 @@ static void test_nobodys(void)
 	}
 }
 
+/* The same over IPv6, for which headers are enough. */
+static void test_nobodys_v6(void)
+{
+	static const struct {
+		const char *name, *to;
+		uint8_t flags;
+		bool limited;
+	} kinds[] = {
+		{ "ACKs", "2001:db8::1", ACK, true },
+		{ "SYN-ACKs", "2001:db8::1", SYN | ACK, true },
+		{ "ACKs to another host", "2001:db8:7::7", ACK, false },
+	};
+	const uint64_t times = 4 * PH_RESETS_S;
+
+	set_world();
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct __sk_buff context = { .ifindex = LOOPBACK };
+		static uint8_t frame[ETHERNET + 40 + 20];
+		LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = sizeof(frame), .ctx_in = &context,
+			    .ctx_size_in = sizeof(context), .repeat = times);
+		uint64_t dropped = reason_count(PH_REASON_NOBODYS), begun = now_ns(), most;
+		uint8_t *ip = frame + ETHERNET, *tcp = ip + 40;
+		int err;
+
+		put16(frame + 12, ETH_P_IPV6);
+		ip[0] = 0x60;
+		ip[5] = 20;
+		ip[6] = IPPROTO_TCP;
+		ip[7] = 64;
+		inet_pton(AF_INET6, "2001:db8::2", ip + 8);
+		inet_pton(AF_INET6, kinds[i].to, ip + 24);
+		put16(tcp, CLIENT_PORT);
+		put16(tcp + 2, GATEWAY_PORT);
+		tcp[12] = 20 / 4 << 4;
+		tcp[13] = kinds[i].flags;
+		err = bpf_prog_test_run_opts(bpf_program__fd(skel->progs.steer_nic), &opts);
+		dropped = reason_count(PH_REASON_NOBODYS) - dropped;
+		most = PH_RESETS_S + (now_ns() - begun) / (1000000000 / PH_RESETS_S) + 1;
+		ktap_ok(!err && (kinds[i].limited ? times - dropped <= most : !dropped && (int)opts.retval == UNSPEC),
+			"of no connection, over IPv6: %s: %s", kinds[i].name, kinds[i].limited ? "limited" : "all pass");
+	}
+}
+
 /* All of them: which one is the client's is steer's to know. */
 static void set_source_locks(uint32_t held)
 {
@@ -944,10 +987,11 @@ static void test_full(void)
 		"no hello store is free: a hello is told of");
 }
 
+/* At all addresses, of both kinds. */
 static int listen_at(uint16_t port)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port) };
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_in6 at = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	return fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) || listen(fd, 16) ? -1 : fd;
 }
@@ -962,7 +1006,10 @@ int main(void)
 		return ktap_end();
 	}
 	if (!ktap_ok(!shell_run(words, sizeof(words), "ip link set lo up && ip addr add 192.0.2.1/32 dev lo && "
-					"ip route add 198.51.100.0/24 dev lo && echo 1 > /proc/sys/net/ipv4/ip_forward") &&
+					"ip addr add 2001:db8::1/128 dev lo && ip link add v0 type veth peer name v1 && "
+					"ip link set v0 up && ip link set v1 up && ip route add 198.51.100.0/24 dev v0 && "
+					"ip route add 2001:db8:7::/48 dev v0 && echo 1 > /proc/sys/net/ipv4/ip_forward && "
+					"echo 1 > /proc/sys/net/ipv6/conf/all/forwarding") &&
 			     listen_at(GATEWAY_PORT) >= 0,
 		     "a gateway that forwards, and listens at all its addresses"))
 		return ktap_end();
@@ -982,6 +1029,7 @@ int main(void)
 	test_drops();
 	test_hello_sent();
 	test_nobodys();
+	test_nobodys_v6();
 	test_spliced_late();
 	test_workers(false);
 	test_workers(true);
