@@ -4,21 +4,28 @@
  * it has then (all checksums computed from scratch here), and the state that follows.
  *
  * The tunnel is a layer-2 one, since a test run has Ethernet headers. What needs a client's handshake is in
- * selftests/steer.
+ * selftests/steer. In a network namespace of its own, whose loopback device is NIC and tunnel.
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <phala/abi.h>
 
+#include "hellos.h"
 #include "ktap.h"
+#include "shell.h"
 #include "steer.skel.h"
 
 #define UNSPEC (-1)
@@ -27,13 +34,14 @@
 
 #define ETHERNET 14
 #define IP 20
-#define PACKET_SIZE 2048
+#define PACKET_SIZE 4096
 #define SLOT 0x8123
 #define GENERATION 77
 #define LOOPBACK 1
 
 #define CLIENT 0xc0000202		/* 192.0.2.2 */
 #define GATEWAY 0xc0000201
+#define ELSEWHERE 0xc6336407		/* 198.51.100.7, which the gateway forwards to */
 #define CVM 0x0a400001			/* 10.64.0.1 */
 #define SOURCE (0x0a000002 + SLOT / PH_FLOW_PORTS)
 #define CLIENT_PORT 50000
@@ -54,7 +62,7 @@
 #define WINDOW 1000
 
 enum flag { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16 };
-enum form { PLAIN, TIMES, SACK, TIMES_LAST, ROUTED, FRAGMENT };	/* ROUTED: with IP options */
+enum form { PLAIN, TIMES, SACK, TIMES_LAST, MSS, ROUTED, FRAGMENT };	/* ROUTED: with IP options */
 
 struct packet {
 	uint32_t from, to, seq, ack;
@@ -62,7 +70,7 @@ struct packet {
 	uint8_t flags, ttl;
 	enum form form;
 	uint32_t time, echo, edge;
-	uint16_t payload;
+	uint16_t payload, mss;
 	const uint8_t *start;		/* of the payload, if not NULL */
 	size_t start_len;
 };
@@ -130,6 +138,13 @@ static size_t write_options(const struct packet *p, uint8_t *at)
 		put_times(at + 11, p);
 		at[21] = at[22] = at[23] = 1;
 		return 24;
+	case MSS:			/* and timestamps, of a SYN-ACK */
+		at[0] = 2;
+		at[1] = 4;
+		put16(at + 2, p->mss);
+		at[4] = at[5] = 1;
+		put_times(at + 6, p);
+		return 16;
 	default:
 		return 0;
 	}
@@ -439,18 +454,23 @@ static uint64_t counted(void)
 	return sum;
 }
 
-/* Return: the action, or -1000 and less for an error. */
-static int run(const struct row *row, const struct packet *in, uint8_t *out, uint32_t *ret_len)
+/* @times: the same packet so often. Return: the last action, or -1000 and less for an error. */
+static int run_times(const struct row *row, const struct packet *in, int times, uint8_t *out, uint32_t *ret_len)
 {
 	const struct bpf_program *program = row->by_cvm ? skel->progs.steer_tunnel : skel->progs.steer_nic;
 	static uint8_t frame[PACKET_SIZE];
 	struct __sk_buff context = { .ifindex = LOOPBACK };
 	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = write_packet(in, frame), .data_out = out,
-		    .data_size_out = PACKET_SIZE, .ctx_in = &context, .ctx_size_in = sizeof(context), .repeat = 1);
+		    .data_size_out = PACKET_SIZE, .ctx_in = &context, .ctx_size_in = sizeof(context), .repeat = times);
 	int err = bpf_prog_test_run_opts(bpf_program__fd(program), &opts);
 
 	*ret_len = opts.data_size_out;
 	return err ? -1000 + err : (int)opts.retval;
+}
+
+static int run(const struct row *row, const struct packet *in, uint8_t *out, uint32_t *ret_len)
+{
+	return run_times(row, in, 1, out, ret_len);
 }
 
 static bool bytes_equal(const struct packet *wanted, const uint8_t *got, uint32_t len)
@@ -630,6 +650,315 @@ static void test_drops(void)
 	}
 }
 
+/* What a CVM's large MTU leaves in one piece is more than one step can copy: all of the hello is sent, in the right bytes. */
+static void test_hello_sent(void)
+{
+	static const struct {
+		uint32_t mtu, len;
+	} hellos[] = { { 1420, 500 }, { 1420, 7800 }, { 2104, 3000 }, { 9000, 2048 }, { 9000, 3000 }, { 9000, 7800 } };
+	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = LOOPBACK };
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+	static struct ph_hello_store store;
+	static uint8_t out[PACKET_SIZE];
+	struct row row = { .by_cvm = V };
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at))) {
+		ktap_ok(0, "a packet socket: %s", strerror(errno));
+		return;
+	}
+	for (size_t i = 0; i < sizeof(hellos) / sizeof(hellos[0]); i++) {
+		struct packet in = from_cvm(SYN | ACK, MSS, 0), wanted;
+		uint32_t zero = 0, done = 0, left = hellos[i].len, got, len = 0;
+		socklen_t at_len = sizeof(at);
+		struct ph_steer steer;
+		bool good, last = false;
+		uint64_t before;
+		ssize_t count;
+		int action;
+
+		set_world();
+		set_flow(BINDING);
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_steer), &zero, &steer);
+		steer.tunnel_mtu = hellos[i].mtu;
+		bpf_map_update_elem(fd_of(skel->maps.ph_steer), &zero, &steer, 0);
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_hellos), &zero, &store);
+		store.len = store.pieces[0].to = left;
+		for (uint32_t j = 0; j < left; j++)
+			store.data[j] = j * 11 + (j >> 8);
+		bpf_map_update_elem(fd_of(skel->maps.ph_hellos), &zero, &store, 0);
+		in.mss = hellos[i].mtu - 40;
+		in.ack -= 500;
+		wanted = (struct packet){
+			.from = SOURCE, .to = CVM, .from_port = SOURCE_PORT, .to_port = CVM_PORT, .ack = in.seq + 1, .form = TIMES,
+			.window = 65535, .ttl = 64, .time = 4000 + TIME_TO_CVM, .echo = in.time,
+		};
+		before = reason_count(PH_REASON_DROPPED_UNMADE);
+		action = run(&row, &in, out, &len);
+		good = action == REDIRECT && flow_state() == SPLICED && reason_count(PH_REASON_DROPPED_UNMADE) == before;
+		/* Those before the last one have gone by here; that is what became of the packet. */
+		while (good && !last) {
+			static uint8_t frame[PACKET_SIZE];
+
+			count = recvfrom(fd, frame, sizeof(frame), MSG_DONTWAIT, (struct sockaddr *)&at, &at_len);
+			last = count < 0;
+			if (!last && at.sll_pkttype != PACKET_OUTGOING)
+				continue;
+			got = (last ? len : (uint32_t)count) - ETHERNET - IP - 32;
+			wanted.seq = CLIENT_ISN + SEQ_TO_CVM + 1 + done;
+			wanted.flags = last ? ACK | PSH : ACK;
+			wanted.payload = wanted.start_len = got;
+			wanted.start = store.data + done;
+			good = got <= left && got + IP + 32 <= hellos[i].mtu && bytes_equal(&wanted, last ? out : frame, got + ETHERNET + IP + 32);
+			done += got;
+			left -= got;
+		}
+		ktap_ok(good && !left, "a tunnel MTU of %u, a hello of %u bytes: all of it is sent", hellos[i].mtu, hellos[i].len);
+	}
+	close(fd);
+}
+
+/*
+ * What is of no connection: so many a second go up to the stack, which answers with a reset, whatever they look like. What
+ * is forwarded is none of it, though the listener that is found has its address too.
+ */
+static void test_nobodys(void)
+{
+	static const struct {
+		const char *name;
+		uint32_t to;
+		enum form form;
+		uint8_t flags;
+		uint16_t payload;
+		bool limited;
+	} kinds[] = {
+		{ "ACKs to another host", ELSEWHERE, TIMES, ACK, 0, false },
+		{ "data to another host", ELSEWHERE, TIMES, ACK | PSH, 10, false },
+		{ "ACKs with IP options to another host", ELSEWHERE, ROUTED, ACK, 0, false },
+		{ "SYN-ACKs to another host", ELSEWHERE, PLAIN, SYN | ACK, 0, false },
+		{ "ACKs", GATEWAY, TIMES, ACK, 0, true },
+		{ "data", GATEWAY, TIMES, ACK | PSH, 10, true },
+		{ "FINs", GATEWAY, TIMES, FIN | ACK, 0, true },
+		{ "resets", GATEWAY, PLAIN, RST | ACK, 0, false },	/* whose flags are not the next ones' */
+		{ "ACKs with IP options", GATEWAY, ROUTED, ACK, 0, true },
+		{ "data with IP options", GATEWAY, ROUTED, ACK | PSH, 10, true },
+		{ "SYN-ACKs", GATEWAY, PLAIN, SYN | ACK, 0, true },
+		{ "ACKs to another host, afterwards", ELSEWHERE, TIMES, ACK, 0, false },
+	};
+	const uint64_t times = 4 * PH_RESETS_S;
+	struct row row = { .by_cvm = C };
+	uint64_t begun = now_ns(), due = PH_RESETS_S;
+	static uint8_t out[PACKET_SIZE];
+
+	set_world();
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct packet in = from_client(kinds[i].flags, kinds[i].form, kinds[i].payload);
+		uint64_t dropped = reason_count(PH_REASON_NOBODYS), up, most;
+		uint32_t len;
+		int action;
+
+		in.to = kinds[i].to;
+		in.from_port = CLIENT_PORT + 1;		/* one that has no flow */
+		action = run_times(&row, &in, times, out, &len);
+		dropped = reason_count(PH_REASON_NOBODYS) - dropped;
+		if (!kinds[i].limited) {
+			ktap_ok(action == UNSPEC && !dropped && bytes_equal(&in, out, len), "of no connection: %s: all pass",
+				kinds[i].name);
+			continue;
+		}
+		/* The first ones find it unused, and leave nothing but what time brings. */
+		up = times - dropped;
+		most = due + (now_ns() - begun) / (1000000000 / PH_RESETS_S) + 1;
+		if (up < due || up > most)
+			printf("# %llu passed, of %llu to %llu\n", (unsigned long long)up, (unsigned long long)due,
+			       (unsigned long long)most);
+		ktap_ok((action == UNSPEC || action == SHOT) && up >= due && up <= most,
+			"of no connection: %s share the limit of resets", kinds[i].name);
+		due = 0;
+	}
+}
+
+/* The same over IPv6, for which headers are enough. */
+static void test_nobodys_v6(void)
+{
+	static const struct {
+		const char *name, *to;
+		uint8_t flags;
+		bool limited;
+	} kinds[] = {
+		{ "ACKs", "2001:db8::1", ACK, true },
+		{ "SYN-ACKs", "2001:db8::1", SYN | ACK, true },
+		{ "ACKs to another host", "2001:db8:7::7", ACK, false },
+	};
+	const uint64_t times = 4 * PH_RESETS_S;
+
+	set_world();
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct __sk_buff context = { .ifindex = LOOPBACK };
+		static uint8_t frame[ETHERNET + 40 + 20];
+		LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = sizeof(frame), .ctx_in = &context,
+			    .ctx_size_in = sizeof(context), .repeat = times);
+		uint64_t dropped = reason_count(PH_REASON_NOBODYS), begun = now_ns(), most;
+		uint8_t *ip = frame + ETHERNET, *tcp = ip + 40;
+		int err;
+
+		put16(frame + 12, ETH_P_IPV6);
+		ip[0] = 0x60;
+		ip[5] = 20;
+		ip[6] = IPPROTO_TCP;
+		ip[7] = 64;
+		inet_pton(AF_INET6, "2001:db8::2", ip + 8);
+		inet_pton(AF_INET6, kinds[i].to, ip + 24);
+		put16(tcp, CLIENT_PORT);
+		put16(tcp + 2, GATEWAY_PORT);
+		tcp[12] = 20 / 4 << 4;
+		tcp[13] = kinds[i].flags;
+		err = bpf_prog_test_run_opts(bpf_program__fd(skel->progs.steer_nic), &opts);
+		dropped = reason_count(PH_REASON_NOBODYS) - dropped;
+		most = PH_RESETS_S + (now_ns() - begun) / (1000000000 / PH_RESETS_S) + 1;
+		ktap_ok(!err && (kinds[i].limited ? times - dropped <= most : !dropped && (int)opts.retval == UNSPEC),
+			"of no connection, over IPv6: %s: %s", kinds[i].name, kinds[i].limited ? "limited" : "all pass");
+	}
+}
+
+/* All of them: which one is the client's is steer's to know. */
+static void set_source_locks(uint32_t held)
+{
+	for (uint32_t i = 0; i < PH_SOURCE_LOCKS; i++)
+		bpf_map_update_elem(fd_of(skel->maps.ph_source_locks), &i, &held, 0);
+}
+
+/* A flow with a hello that is counted. */
+static void set_counted(enum ph_flow_state state)
+{
+	struct ph_client_count one = { .hellos = 1 };
+	uint32_t slot = SLOT, client = htonl(CLIENT);
+	struct ph_flow flow;
+
+	set_world();
+	set_flow(state);
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+	flow.counted = PH_COUNTED_HELLO;
+	flow.ended_ns = 0;
+	bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+	bpf_map_update_elem(fd_of(skel->maps.ph_sources), &client, &one, 0);
+}
+
+/* Is it as @wanted in both places, the flow's and the address's? */
+static bool hello_is_counted(bool wanted)
+{
+	uint32_t slot = SLOT, client = htonl(CLIENT);
+	struct ph_client_count count;
+	struct ph_flow flow;
+
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+	if (bpf_map_lookup_elem(fd_of(skel->maps.ph_sources), &client, &count))
+		count.hellos = 0;
+	return flow.counted == (wanted ? PH_COUNTED_HELLO : 0) && count.hellos == wanted;
+}
+
+/* Return: how many there were. */
+static unsigned int drain_hellos(void)
+{
+	unsigned int count = 0;
+	uint32_t slot;
+
+	while (!bpf_map_lookup_and_delete_elem(fd_of(skel->maps.ph_free_hellos), NULL, &slot))
+		count++;
+	return count;
+}
+
+/* Turns the timer on, for good. Return: whether the flow's slot becomes free. */
+static bool sweep_frees(void)
+{
+	static uint8_t frame[64];
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = sizeof(frame), .repeat = 1);
+	uint64_t until = now_ns() + 10000000000ULL;
+	struct timespec moment = { .tv_nsec = 1000000 };
+
+	if (bpf_prog_test_run_opts(bpf_program__fd(skel->progs.steer_begin), &opts) || opts.retval)
+		return false;
+	while (flow_state() != FREE && now_ns() < until)
+		nanosleep(&moment, NULL);
+	return flow_state() == FREE;
+}
+
+/* The second packet of a hello that is a worker's, while others hold the lock of the client's address, or not. */
+static void test_workers(bool held)
+{
+	const char *when = held ? ", while its client cannot be counted" : "";
+	const uint32_t first = 60;
+	static struct hello_bytes hello;
+	static struct ph_hello_store store;
+	static const struct {
+		const char *name;
+		uint8_t flags;
+		uint16_t payload;
+	} next[] = { { "ACK", ACK, 0 }, { "data", ACK | PSH, 80 } };
+	struct packet in = from_client(ACK | PSH, TIMES, 0), wanted;
+	struct row row = { .by_cvm = C };
+	static uint8_t out[PACKET_SIZE];
+	uint32_t zero = 0, slot = SLOT, len;
+	struct ph_flow flow;
+	bool good;
+
+	hello_write(&hello, HELLO(SNI));		/* of no domain of ours */
+	set_counted(COLLECTING);
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_hellos), &zero, &store);
+	store.len = store.pieces[0].to = first;
+	memcpy(store.data, hello.bytes, first);
+	bpf_map_update_elem(fd_of(skel->maps.ph_hellos), &zero, &store, 0);
+	drain_hellos();
+	set_source_locks(held);
+	in.seq = CLIENT_ISN + 1 + first;
+	in.ack = GATEWAY_ISN + 1;
+	in.payload = in.start_len = hello.len - first;
+	in.start = hello.bytes + first;
+	wanted = in;
+	wanted.seq = CLIENT_ISN + 1;
+	wanted.payload = wanted.start_len = hello.len;
+	wanted.start = hello.bytes;
+	good = run(&row, &in, out, &len) == UNSPEC && bytes_equal(&wanted, out, len);
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+	ktap_ok(good && flow.splice.state == (held ? DECLINED : FREE), "a worker's hello of two packets%s: all of it is passed on",
+		when);
+	ktap_ok(!flow.hello && drain_hellos() == 1, "a worker's hello%s: its store is free", when);
+	ktap_ok(hello_is_counted(held), "a worker's hello%s: it %s counted", when, held ? "is still" : "is not");
+	if (!held)
+		return;
+	ktap_ok(now_ns() - flow.ended_ns < PH_FLOW_REST_MS * 1000000ULL, "a worker's hello%s: its flow rests from now on", when);
+	for (size_t i = 0; i < sizeof(next) / sizeof(next[0]); i++) {
+		in = from_client(next[i].flags, TIMES, next[i].payload);
+		in.seq = CLIENT_ISN + 1 + hello.len;
+		ktap_ok(run(&row, &in, out, &len) == UNSPEC && bytes_equal(&in, out, len),
+			"a worker's hello%s: the client's next %s passes", when, next[i].name);
+	}
+	set_source_locks(false);
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+	flow.ended_ns -= PH_FLOW_REST_MS * 1000000ULL;
+	bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+	ktap_ok(sweep_frees() && hello_is_counted(false), "a worker's hello%s: once that can be, it is not any more", when);
+}
+
+/* The CVM answers while others hold the lock of the client's address: the client's next packet makes up for it. */
+static void test_spliced_late(void)
+{
+	struct row client = { .by_cvm = C }, cvm = { .by_cvm = V };
+	struct packet in = from_cvm(SYN | ACK, TIMES, 0);
+	static uint8_t out[PACKET_SIZE];
+	uint32_t len;
+
+	set_counted(BINDING);
+	set_source_locks(true);
+	in.ack -= 500;
+	ktap_ok(run(&cvm, &in, out, &len) == REDIRECT && flow_state() == SPLICED && hello_is_counted(true),
+		"spliced while its client cannot be counted: the hello is still counted");
+	set_source_locks(false);
+	in = from_client(ACK, TIMES, 0);
+	in.ack = GATEWAY_ISN + 1;
+	ktap_ok(run(&client, &in, out, &len) == UNSPEC && flow_state() == SPLICED && hello_is_counted(false),
+		"spliced while its client cannot be counted: not any more after the client's next packet");
+}
+
 /* No room for another hello: told of hellos alone, and whatever else comes by does not push that out. */
 static void test_full(void)
 {
@@ -641,10 +970,9 @@ static void test_full(void)
 	static uint8_t out[PACKET_SIZE];
 	struct ph_decline decline;
 	struct ph_steer steer;
-	uint32_t zero = 0, len, slot;
+	uint32_t zero = 0, len;
 
-	while (!bpf_map_lookup_and_delete_elem(fd_of(skel->maps.ph_free_hellos), NULL, &slot))
-		;
+	drain_hellos();
 	in.from_port = CLIENT_PORT + 1;		/* one that has no flow */
 	set_world();
 	bpf_map_lookup_elem(fd_of(skel->maps.ph_steer), &zero, &steer);
@@ -659,9 +987,32 @@ static void test_full(void)
 		"no hello store is free: a hello is told of");
 }
 
+/* At all addresses, of both kinds. */
+static int listen_at(uint16_t port)
+{
+	struct sockaddr_in6 at = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	return fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) || listen(fd, 16) ? -1 : fd;
+}
+
 int main(void)
 {
+	char words[512];
+
 	ktap_header();
+	if (geteuid() || unshare(CLONE_NEWNET)) {
+		ktap_skip("steer", "needs root, for a network namespace");
+		return ktap_end();
+	}
+	if (!ktap_ok(!shell_run(words, sizeof(words), "ip link set lo up && ip addr add 192.0.2.1/32 dev lo && "
+					"ip addr add 2001:db8::1/128 dev lo && ip link add v0 type veth peer name v1 && "
+					"ip link set v0 up && ip link set v1 up && ip route add 198.51.100.0/24 dev v0 && "
+					"ip route add 2001:db8:7::/48 dev v0 && echo 1 > /proc/sys/net/ipv4/ip_forward && "
+					"echo 1 > /proc/sys/net/ipv6/conf/all/forwarding") &&
+			     listen_at(GATEWAY_PORT) >= 0,
+		     "a gateway that forwards, and listens at all its addresses"))
+		return ktap_end();
 	skel = ph_steer_bpf__open();
 	if (skel)
 		skel->rodata->tunnel_l2 = 1;
@@ -676,6 +1027,12 @@ int main(void)
 	test_finish();
 	test_loads();
 	test_drops();
+	test_hello_sent();
+	test_nobodys();
+	test_nobodys_v6();
+	test_spliced_late();
+	test_workers(false);
+	test_workers(true);
 	test_full();
 	ph_steer_bpf__destroy(skel);
 	return ktap_end();
