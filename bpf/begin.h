@@ -367,8 +367,8 @@ __separate int begin_more(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		return drop(PH_REASON_DROPPED_EARLY);
 	if (flow->splice.state == PH_FLOW_BINDING)
 		return bind_from_client(skb, p, flow, slot, offset);
-	if (skb->sk)
-		return around(skb);
+	if (is_to_go_around(skb))
+		return go_around(skb);
 	switch (collect(skb, p, flow->hello - 1, offset)) {
 	case COLLECT_OK:
 		return begin_continue(skb, p, flow, slot, begin_verdict(flow->hello - 1));

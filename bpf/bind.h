@@ -366,6 +366,8 @@ __separate int bind_from_cvm(struct __sk_buff *skb, struct packet *p, __u32 slot
 	if (bind_mac(skb, flow))
 		return TC_ACT_SHOT;
 	if (p->tcp.syn && expected) {
+		if (is_to_go_around(skb))		/* it becomes the hello */
+			return go_around(skb);
 		action = bind_answered(skb, p, slot);
 		return action == BIND_UNFIT ? bind_next_or_drop(skb, p->l2, flow, slot) : action;
 	}

@@ -43,6 +43,9 @@ struct {
 /* The tunnel device: layer 3 as WireGuard, or layer 2. */
 const volatile __u32 tunnel_l2 = 0;
 
+/* 0 under BPF_PROG_TEST_RUN: there every packet belongs to a socket, and a copy comes back to nobody. */
+const volatile __u32 goes_around = 1;
+
 static __always_inline __u32 tunnel_header(void)
 {
 	return tunnel_l2 ? ETH_HLEN : 0;
@@ -75,7 +78,12 @@ static __always_inline int unmade(void)
  * and then the kernel does not count what it grows by (pskb_expand_head()): a packet longer than its truesize makes TCP's
  * estimate of the window overflow (tcp_measure_rcv_mss()), by which Linux 6.12 divides.
  */
-static __always_inline int around(struct __sk_buff *skb)
+static __always_inline int is_to_go_around(struct __sk_buff *skb)
+{
+	return goes_around && skb->sk;
+}
+
+static __always_inline int go_around(struct __sk_buff *skb)
 {
 	return bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) ? drop(PH_REASON_DROPPED_UNMADE) : TC_ACT_SHOT;
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hellos in pieces. The client never retransmits: what arrives did so at once."""
-import random
+import random, socket, struct
 
 from field import CHROMIUM, GUEST, RAW, STANDARD, equal, expect, hello, many, receive, row
 
@@ -103,6 +103,25 @@ def given_up(place, stream, cuts, order, reason):
     before = place.stand.reasons()
     send_pieces(place, stream, cuts, order, b"RELAY" + stream)
     equal(place.stand.since(before).get(reason), 1, f"counted: {place.stand.since(before)}")
+
+
+SO_MEMINFO = 55                 # the first word is the memory of what is to be read (include/uapi/linux/sock_diag.h)
+
+
+@row(rows, "a worker's hello that became one packet is as large in the kernel's books as it is", order=[0, 1])
+@row(rows, "the same, its pieces the wrong way round", order=[1, 0])
+def accounted(place, order):
+    told = []
+
+    def relay(connection):
+        connection.settimeout(2)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(STANDARD))
+        seen = connection.recv(len(STANDARD), socket.MSG_PEEK | socket.MSG_WAITALL)
+        told.append((struct.unpack("9I", connection.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[0], len(seen)))
+        connection.sendall(b"RELAY" + receive(connection, len(STANDARD)))
+    place.relay = relay
+    send_pieces(place, STANDARD, [len(STANDARD) - 10], order, b"RELAY" + STANDARD)
+    expect(told[0][0] > told[0][1] == len(STANDARD), f"truesize and bytes: {told}")
 
 
 @row(rows, "early data in the packet of the hello, and behind it")

@@ -1014,8 +1014,10 @@ int main(void)
 		     "a gateway that forwards, and listens at all its addresses"))
 		return ktap_end();
 	skel = ph_steer_bpf__open();
-	if (skel)
+	if (skel) {
 		skel->rodata->tunnel_l2 = 1;
+		skel->rodata->goes_around = 0;
+	}
 	if (!skel || ph_steer_bpf__load(skel)) {
 		ktap_skip("steer", errno == EPERM ? "loading BPF programs needs CAP_BPF" : strerror(errno));
 		return ktap_end();
