@@ -314,7 +314,7 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 		return nobody_bare(skb, p);
 	if (hello_take(steer, &hello)) {
 		count_decline(skb, p, PH_REASON_DECLINED_FULL);
-		return TC_ACT_UNSPEC;
+		return nobody_bare(skb, p);
 	}
 	switch (begin_collect(skb, p, hello)) {
 	case BEGIN_COLLECTED:

@@ -985,6 +985,8 @@ static void test_full(void)
 	ktap_ok(run(&row, &in, out, &len) == UNSPEC && reason_count(PH_REASON_DECLINED_FULL) == 1 &&
 		!bpf_map_lookup_elem(declines, &key, &decline) && decline.reason == PH_REASON_DECLINED_FULL,
 		"no hello store is free: a hello is told of");
+	run_times(&row, &in, 4 * PH_RESETS_S, out, &len);
+	ktap_ok(reason_count(PH_REASON_NOBODYS) > 0, "no hello store is free: of no connection there are too many all the same");
 }
 
 /* At all addresses, of both kinds. */
