@@ -520,30 +520,66 @@ static void free_slot(const struct ph_message *message, void *arg)
 		ph_maps_free_instance(keeper->maps, message->ref.slot);
 }
 
+/* A CVM that was removed, until all its connections have ended. */
+struct leaving {
+	struct ph_keeper *keeper;
+	struct ph_cvm cvm;
+	void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg);
+	void *arg;
+};
+
+/*
+ * The peer goes last, behind the resets of its connections: what the device has taken it still sends, and nothing else
+ * (wg_peer_remove()). It stays if it was added again meanwhile.
+ */
+static void remove_peer(struct ph_keeper *keeper, const struct ph_cvm *cvm)
+{
+	if (!ph_roster_find_key(keeper->roster, cvm->public_key))
+		carry_out(keeper, "removing the peer", cvm, ph_device_remove_peer(keeper->device, cvm->public_key));
+}
+
+static void leave(const struct ph_message *message, const struct ph_fanout_result *result, void *arg)
+{
+	struct leaving *leaving = arg;
+
+	remove_peer(leaving->keeper, &leaving->cvm);
+	leaving->done(message, result, leaving->arg);
+	free(leaving);
+}
+
 int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
 		     void *arg, char *error, size_t error_size)
 {
 	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE };
+	struct leaving *leaving;
 	struct ph_cvm cvm;
 	int err = ph_keeper_find(keeper, instance_id, &cvm, error, error_size);
 
 	if (err)
 		return err;
+	leaving = malloc(sizeof(*leaving));
+	if (!leaving) {
+		snprintf(error, error_size, "out of memory");
+		return -ENOMEM;
+	}
+	*leaving = (struct leaving){ keeper, cvm, done, arg };
 	carry_out(keeper, "taking it off the maps", &cvm, ph_reconcile_remove(keeper->maps, &cvm, &keeper->apps));
 	err = ph_registry_remove(keeper->registry, instance_id, error, error_size);
 	if (err) {
 		carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
+		free(leaving);
 		return err;
 	}
 	log_change("removed", &cvm);
 	ph_roster_remove(keeper->roster, cvm.slot);
-	carry_out(keeper, "removing the peer", &cvm, ph_device_remove_peer(keeper->device, cvm.public_key));
 	message.ref.slot = cvm.slot;
 	message.ref.generation = cvm.generation;
 	message.count = ph_nics_end_instance(keeper->nics, message.ref);
-	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, done, arg);
+	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, leave, leaving);
 	if (err) {
+		remove_peer(keeper, &cvm);
+		free(leaving);
 		keeper->mend_maps = true;		/* finds the slot, and ends its connections */
 		snprintf(error, error_size, "%s is removed, but its connections are yet to end: %s", cvm.instance_id,
 			 strerror(-err));

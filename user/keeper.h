@@ -78,7 +78,7 @@ int ph_keeper_set_app(struct ph_keeper *keeper, const char *app_id, const uint32
 
 /*
  * The kernel path's connections have ended when this returns; the message's count says how many. @done is called once all
- * workers have ended theirs, or some did not answer; never if this returns an error.
+ * workers have ended theirs, or some did not answer, and the peer is gone; never if this returns an error.
  */
 int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
