@@ -67,7 +67,9 @@ def over(sock):
     """Has the peer ended this connection already, as far as this machine's kernel knows?"""
     sock.settimeout(0)
     try:
-        return sock.recv(1) == b""
+        while sock.recv(65536):         # session tickets, perhaps
+            pass
+        return True
     except ConnectionResetError:
         return True
     except BlockingIOError:
@@ -81,15 +83,10 @@ def _(lab):
                                                      for _ in range(4))]
     other, other_cvm = passthrough_pair(lab, "alpha2-7307s", "alpha2", 7307)
     try:
-        for client, _ in pairs[4:]:
-            # TLS 1.3 session tickets are in the way of seeing the end.
-            client.settimeout(LIMIT)
-            client.recv(65536)
         with counted(lab, "instance-removed", 8):
             lab.ctl("cvm", "remove", "alpha1")
             equal([over(client) for client, _ in pairs], [True] * 8, "ended")
-        if not lab.wireguard:           # there it can be told no more: its tunnel is closed
-            wait_until(lambda: all(over(cvm) for _, cvm in pairs), 5, "the CVM's ends are ended too")
+        wait_until(lambda: all(over(cvm) for _, cvm in pairs), 5, "the CVM's ends are ended too")
         other.sendall(b"me not")
         equal(other_cvm.recv(100), b"me not", "another instance's connection")
         equal(spread(lab, "alpha-7308s", 7308, 20), {"alpha1": 0, "alpha2": 20, "beta1": 0}, "new connections")
