@@ -331,6 +331,8 @@ static void ensure_place(struct ph_gates *gates, struct place *place)
 	if (err == -ENODEV) {
 		snprintf(trouble, sizeof(trouble), "no such device; waiting for it");
 		place->rest = 0;
+		if (place->ifindex)
+			gates->swept = false;		/* it may have another name now */
 	}
 	if (err < 0 && !trouble[0])
 		snprintf(trouble, sizeof(trouble), "%s", strerror(-err));

@@ -151,6 +151,8 @@ static void ensure_nic(struct ph_nics *nics, struct place *place)
 		snprintf(trouble, sizeof(trouble), "no such device; waiting for it");
 	else if (err < 0)
 		snprintf(trouble, sizeof(trouble), "%s", strerror(-err));
+	if (err == -ENODEV && place->ifindex)
+		nics->swept = false;			/* it may have another name now */
 	if (err < 0)
 		place->ifindex = 0;
 	set_trouble(place, trouble);

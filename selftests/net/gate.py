@@ -435,6 +435,28 @@ def _(lab):
         lab.gateway.ip("link del d0\n")
 
 
+@topic.row("a device that is renamed: both go off it and that is told; one that gets the name has them", only="native", seconds=60)
+def _(lab):
+    filters = lambda device: lab.gateway.run(["tc", "filter", "show", "dev", device, "ingress"]).stdout
+    has_both = lambda device: "steer_nic" in filters(device) and attached(lab, device) == {"tc"}
+    lab.gateway.ip("link add d0 type bridge\nlink set d0 up\n")
+    device = "d0"
+    try:
+        lab.restart(Gateway={"Nic": ["n0", "d0"], "Gate": "tc"})
+        wait_until(lambda: has_both("d0"), 5, "both are on d0")
+        logged = len(lab.log.read_text())
+        lab.gateway.ip("link set d0 down\nlink set d0 name d1\nlink set d1 up\n")
+        device = "d1"
+        wait_until(lambda: "steer_nic" not in filters("d1") and not attached(lab, "d1"), 10, "neither is on d1")
+        wait_until(lambda: lab.log.read_text()[logged:].count("d0: no such device; waiting for it") == 2, 5, "told by both")
+        expect(has_both("n0"), "n0 has both")
+        lab.gateway.ip("link set d1 down\nlink set d1 name d0\nlink set d0 up\n")
+        device = "d0"
+        wait_until(lambda: has_both("d0"), 10, "both are on d0 again")
+    finally:
+        lab.gateway.ip(f"link del {device}\n")
+
+
 @topic.row("a wildcard: addresses that come later are watched too, and no longer once they go", only="native")
 def _(lab):
     targets = lambda: {(row["address"], row["port"]) for row in lab.json("map", "dump", "gate_targets")}
