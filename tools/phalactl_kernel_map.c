@@ -248,22 +248,29 @@ static const struct ph_column relayed_columns[] = {
 	{ 0 },
 };
 
-static int lock_rows(struct ph_rows *rows)
+/* A map of which people are shown how many. */
+static int count_row(struct ph_rows *rows, const char *key,
+		     int (*count)(const struct ph_flows *flows, uint32_t *ret_count))
 {
 	struct ph_json *row;
-	uint32_t held;
+	uint32_t number;
 	int err;
 
 	if (!rows->flows)
 		return -ENOENT;
-	err = ph_flows_locks(rows->flows, &held);
+	err = count(rows->flows, &number);
 	if (err)
 		return err;
 	row = ph_json_object();
-	ph_json_set_number(row, "held", held);
+	ph_json_set_number(row, key, number);
 	ph_rows_add(rows, row);
-	rows->count = held;
+	rows->count = number;
 	return 0;
+}
+
+static int lock_rows(struct ph_rows *rows)
+{
+	return count_row(rows, "held", ph_flows_locks);
 }
 
 static void print_locks(const struct ph_json *rows, FILE *out)
@@ -450,20 +457,7 @@ static int sweep_rows(struct ph_rows *rows)
 
 static int used_rows(struct ph_rows *rows)
 {
-	struct ph_json *row;
-	uint32_t used;
-	int err;
-
-	if (!rows->flows)
-		return -ENOENT;
-	err = ph_flows_used(rows->flows, &used);
-	if (err)
-		return err;
-	row = ph_json_object();
-	ph_json_set_number(row, "used", used);
-	ph_rows_add(rows, row);
-	rows->count = used;
-	return 0;
+	return count_row(rows, "used", ph_flows_used);
 }
 
 static void print_used(const struct ph_json *rows, FILE *out)

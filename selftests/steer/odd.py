@@ -107,6 +107,19 @@ def super_packet(source, to, sport, dport, seq, ack, data=bytes(2880)):
     return build(source, to, sport, dport, seq, ack, ACK, data)
 
 
+def cvm_is_told(place, cvm, syn, send):
+    """What it sends is too big for the NIC's new MTU."""
+    place.gateway.ip("link set n0 mtu 1300\n")
+    try:
+        send()
+        got = next_icmp(cvm.wire, cvm.address)
+    finally:
+        place.gateway.ip("link set n0 mtu 1500\n")
+    expect(got, "no ICMP error at the CVM")
+    equal((got[20], got[21], struct.unpack("!H", got[26:28])[0]), (3, 4, 1300), "type, code, MTU at the CVM")
+    equal(quoted_of(got), (cvm.address, syn.source, 443, syn.sport, 1001), "what is quoted at the CVM")
+
+
 @row(rows, "a super-packet of packets too big: the same, with a checksum that the device may complete")
 def too_big_gso(place):
     client, cvm, syn = bound(place)
@@ -116,29 +129,14 @@ def too_big_gso(place):
     equal((got[20], got[21], struct.unpack("!H", got[26:28])[0]), (3, 4, 1420), "type, code, MTU")
     equal(quoted_of(got), (RAW, GATEWAY, client.sport, PORT, client.seq), "what is quoted")
     equal(cvm.next(0.3), None, "what the CVM got")
-    place.gateway.ip("link set n0 mtu 1300\n")
-    try:
-        cvm.wire.send(super_packet(cvm.address, syn.source, 443, syn.sport, 1001, syn.seq + 1 + len(HELLO)), gso=1380)
-        got = next_icmp(cvm.wire, cvm.address)
-    finally:
-        place.gateway.ip("link set n0 mtu 1500\n")
-    expect(got, "no ICMP error at the CVM")
-    equal((got[20], got[21], struct.unpack("!H", got[26:28])[0]), (3, 4, 1300), "type, code, MTU at the CVM")
-    equal(quoted_of(got), (cvm.address, syn.source, 443, syn.sport, 1001), "what is quoted at the CVM")
+    cvm_is_told(place, cvm, syn, lambda: cvm.wire.send(super_packet(cvm.address, syn.source, 443, syn.sport, 1001,
+                                                                    syn.seq + 1 + len(HELLO)), gso=1380))
 
 
 @row(rows, "a packet too big for the client's link: the CVM is told")
 def too_big_for_nic(place):
     client, cvm, syn = bound(place)
-    place.gateway.ip("link set n0 mtu 1300\n")
-    try:
-        cvm.answer(syn, ACK, 1001, syn.seq + 1 + len(HELLO), data=b"z" * 1300)
-        got = next_icmp(cvm.wire, cvm.address)
-    finally:
-        place.gateway.ip("link set n0 mtu 1500\n")
-    expect(got, "no ICMP error")
-    equal((got[20], got[21], struct.unpack("!H", got[26:28])[0]), (3, 4, 1300), "type, code, MTU")
-    equal(quoted_of(got), (cvm.address, syn.source, 443, syn.sport, 1001), "what is quoted")
+    cvm_is_told(place, cvm, syn, lambda: cvm.answer(syn, ACK, 1001, syn.seq + 1 + len(HELLO), data=b"z" * 1300))
 
 
 @row(rows, "a narrow link behind the client", 60)
