@@ -7,8 +7,8 @@
  * Prints "ready", and then answers lines on standard input:
  *
  *   assign ADDRESS LABEL	that address is its, and was since the release
- *   release ADDRESS		it is nobody's any more. What came before is dealt with first, and ended: prints how many
- *				connections to it were still open
+ *   release ADDRESS		it is nobody's any more. What came before is dealt with first, and what is under way: prints
+ *				how many connections to it stayed open, and ends them
  *   report			prints one line of JSON, as crowd does, and how many connections are open
  *
  * At the end of its input it waits for what is open, prints the report, and ends. With --own all addresses are those
@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,8 @@
 #define LABELS_SIZE 256
 #define EVENTS 256
 #define BACKLOG 65535
+#define RELEASE_NS 5000000000U		/* after which a reset is lost and not late */
+#define RELEASE_POLL_MS 20
 
 struct owner {
 	struct in_addr address;
@@ -122,6 +125,18 @@ static void assign(struct in_addr address, const char *label)
 	}
 }
 
+/* To the reset, which a tunnel may still have under way. */
+static void turn_to_end(struct peer *peer, uint64_t until_ns)
+{
+	struct pollfd on = { .fd = peer->fd, .events = POLLIN };
+	uint64_t now_ns;
+
+	while (peer->fd >= 0 && (now_ns = peer_now_ns()) < until_ns) {
+		poll(&on, 1, RELEASE_POLL_MS);
+		peers_turn(&peers, peer, now_ns);
+	}
+}
+
 /* Whatever has arrived by now is the former owner's. */
 static void release(struct in_addr address)
 {
@@ -134,8 +149,8 @@ static void release(struct in_addr address)
 
 		if (peer->fd < 0 || local_address(peer->fd).s_addr != address.s_addr)
 			continue;
-		for (int j = 0; j < 64 && peer->fd >= 0; j++)	/* to the reset, if one came */
-			peers_turn(&peers, peer, now_ns);
+		if (peer->has_plan)
+			turn_to_end(peer, now_ns + RELEASE_NS);
 		if (peer->fd < 0)
 			continue;
 		open += peer->has_plan;
