@@ -53,7 +53,7 @@ struct kill_run {
 	const struct ph_steer *steer;
 	__u64 now_ns;
 	enum ph_reason reason;
-	__u32 count;
+	__u32 count, again;
 };
 
 static __always_inline int kill_applies(const struct kill_run *run, const struct ph_flow *flow)
@@ -76,8 +76,12 @@ static long kill_step(__u32 index, void *arg)
 	(void)index;
 	if (!flow)
 		return run->walk.next >= run->walk.end;
-	if (READ_ONCE(flow->splice.state) == PH_FLOW_FREE || !flow_lock(flow))
+	if (READ_ONCE(flow->splice.state) == PH_FLOW_FREE)
 		return 0;
+	if (!flow_lock(flow)) {
+		run->again = PH_KILL_AGAIN;
+		return 0;
+	}
 	if (kill_applies(run, flow)) {
 		if (flow->splice.state == PH_FLOW_BINDING || flow->splice.state == PH_FLOW_COLLECTING)
 			flow_decline(flow, run->reason);
@@ -100,7 +104,7 @@ int steer_begin(struct __sk_buff *skb)
 	return sweep_begin() ? 1 : 0;
 }
 
-/* Return: how many flows it ended. */
+/* Return: how many flows it ended, and PH_KILL_AGAIN. */
 SEC("tc")
 int steer_kill(struct __sk_buff *skb)
 {
@@ -121,7 +125,7 @@ int steer_kill(struct __sk_buff *skb)
 	if (run.what == PH_KILL_FLOW)
 		run.walk = (struct slot_walk){ run.slot, run.slot + 1 };
 	bpf_loop(PH_FLOWS_MAX, kill_step, &run, 0);
-	return run.count;
+	return run.count | run.again;
 }
 
 #endif

@@ -27,6 +27,7 @@
 #define STEER_HANDLE 0x70687374
 #define STEER_NIC_PRIORITY 2
 #define STEER_TUNNEL_PRIORITY 1
+#define KILL_TRIES 16			/* each waits for a lock as long as a packet does */
 
 struct ph_steering {
 	struct ph_steer_bpf *skel;
@@ -284,8 +285,17 @@ static int kill_flows(struct ph_steering *steering, uint32_t what, uint32_t slot
 		      enum ph_reason reason)
 {
 	struct __sk_buff context = { .cb = { what, slot, generation, reason } };
+	int ended = 0, result;
 
-	return run_program(steering->skel->progs.steer_kill, &context);
+	for (int i = 0; i < KILL_TRIES; i++) {
+		result = run_program(steering->skel->progs.steer_kill, &context);
+		if (result < 0)
+			return result;
+		ended += result & ~PH_KILL_AGAIN;
+		if (!(result & PH_KILL_AGAIN))
+			return ended;
+	}
+	return -EBUSY;
 }
 
 int ph_steer_kill_flow(struct ph_steering *steering, uint32_t slot, uint32_t generation)

@@ -392,7 +392,12 @@ struct ph_guard_event {
 	__u8 detail;			/* TCP: the flags; ICMP: the type */
 };
 
-/* Which flows steer_kill ends. Its arguments are in cb: this, slot, generation, enum ph_reason. */
+/*
+ * Which flows steer_kill ends. Its arguments are in cb: this, slot, generation, enum ph_reason. It returns how many, and
+ * PH_KILL_AGAIN beside when the lock of one was not to be had.
+ */
+#define PH_KILL_AGAIN (1U << 30)
+
 enum ph_kill {
 	PH_KILL_ALL,
 	PH_KILL_FLOW,			/* flow slot, and the flow's generation */

@@ -959,6 +959,32 @@ static void test_spliced_late(void)
 		"spliced while its client cannot be counted: not any more after the client's next packet");
 }
 
+static uint32_t kill_all(void)
+{
+	struct __sk_buff context = { .cb = { PH_KILL_ALL, 0, 0, PH_REASON_KILLED } };
+	uint8_t frame[64] = { [12] = 8, [14] = 0x45 };
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = frame, .data_size_in = sizeof(frame), .ctx_in = &context,
+		    .ctx_size_in = sizeof(context), .repeat = 1);
+
+	return bpf_prog_test_run_opts(bpf_program__fd(skel->progs.steer_kill), &opts) ? UINT32_MAX : opts.retval;
+}
+
+static void test_kill_held(void)
+{
+	uint32_t slot = SLOT;
+	struct ph_flow flow;
+
+	set_world();
+	set_flow(SPLICED);
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+	flow.lock = 1;
+	bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+	ktap_ok(kill_all() == PH_KILL_AGAIN && flow_state() == SPLICED, "killed while its lock is held: says so, and is as it was");
+	flow.lock = 0;
+	bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+	ktap_ok(kill_all() == 1 && flow_state() != SPLICED, "killed once the lock is free");
+}
+
 /* No room for another hello: told of hellos alone, and whatever else comes by does not push that out. */
 static void test_full(void)
 {
@@ -1039,6 +1065,7 @@ int main(void)
 	test_spliced_late();
 	test_workers(false);
 	test_workers(true);
+	test_kill_held();
 	test_full();
 	ph_steer_bpf__destroy(skel);
 	return ktap_end();
