@@ -292,6 +292,8 @@ static int compare(const struct ph_wg_peer *peer, void *arg)
 	struct comparison *comparison = arg;
 	const struct ph_roster_entry *entry = ph_roster_find_key(comparison->roster, peer->public_key);
 
+	if (!entry && ph_roster_is_leaving(comparison->roster, peer->public_key))
+		return 0;
 	if (!entry) {
 		comparison->changes.removed++;
 		return ph_device_remove_peer(comparison->device, peer->public_key);

@@ -65,7 +65,7 @@ static int visit(const struct ph_wg_peer *peer, void *arg)
 	struct ph_roster_entry *entry = ph_roster_find_key(look->roster, peer->public_key);
 
 	if (!entry) {
-		look->differs = true;
+		look->differs |= !ph_roster_is_leaving(look->roster, peer->public_key);
 		return 0;
 	}
 	entry->present = peer->allowed_count == 1 && peer->address.s_addr == entry->cvm.address.s_addr;

@@ -21,6 +21,7 @@
 #define NS_PER_S 1000000000ULL
 #define SEEN_EVERY_NS (60 * NS_PER_S)
 #define SEEN_PER_TICK 4096			/* rows in one transaction, so that a tick does not take long */
+#define PEER_STAYS_NS (2 * NS_PER_S)		/* a CVM that is reset has a round trip to protest, and to be told again */
 #define STALE_MAX 64				/* so many instances are ended one by one; if there are more, all are */
 
 /* Logs @text unless it was the last thing logged here; "" says that all is well again. */
@@ -347,11 +348,23 @@ static void write_seen(struct ph_keeper *keeper)
 		ph_log(PH_LOG_WARNING, "registry: cannot write down when CVMs were seen: %s", strerror(-err));
 }
 
+/* Peers of CVMs that were removed. One that the kernel keeps all the same, the next look at all of them finds. */
+static void remove_left(struct ph_keeper *keeper)
+{
+	uint8_t public_key[PH_KEY_LEN];
+	struct ph_clocks now;
+
+	ph_clocks_read(&now);
+	while (ph_roster_take_left(keeper->roster, now.boot_ns, public_key))
+		ph_device_remove_peer(keeper->device, public_key);
+}
+
 void ph_keeper_tick(struct ph_keeper *keeper)
 {
 	char maps_error[256] = "", device_error[256] = "";
 
 	ph_fanout_retry(keeper->fanout);
+	remove_left(keeper);
 	if (keeper->mend_maps)
 		reconcile_maps(keeper, maps_error, sizeof(maps_error));
 	if (!ensure_device(keeper, device_error, sizeof(device_error)) ||
@@ -520,66 +533,32 @@ static void free_slot(const struct ph_message *message, void *arg)
 		ph_maps_free_instance(keeper->maps, message->ref.slot);
 }
 
-/* A CVM that was removed, until all its connections have ended. */
-struct leaving {
-	struct ph_keeper *keeper;
-	struct ph_cvm cvm;
-	void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg);
-	void *arg;
-};
-
-/*
- * The peer goes last, behind the resets of its connections: what the device has taken it still sends, and nothing else
- * (wg_peer_remove()). It stays if it was added again meanwhile.
- */
-static void remove_peer(struct ph_keeper *keeper, const struct ph_cvm *cvm)
-{
-	if (!ph_roster_find_key(keeper->roster, cvm->public_key))
-		carry_out(keeper, "removing the peer", cvm, ph_device_remove_peer(keeper->device, cvm->public_key));
-}
-
-static void leave(const struct ph_message *message, const struct ph_fanout_result *result, void *arg)
-{
-	struct leaving *leaving = arg;
-
-	remove_peer(leaving->keeper, &leaving->cvm);
-	leaving->done(message, result, leaving->arg);
-	free(leaving);
-}
-
 int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
 		     void *arg, char *error, size_t error_size)
 {
 	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE };
-	struct leaving *leaving;
+	struct ph_clocks now;
 	struct ph_cvm cvm;
 	int err = ph_keeper_find(keeper, instance_id, &cvm, error, error_size);
 
 	if (err)
 		return err;
-	leaving = malloc(sizeof(*leaving));
-	if (!leaving) {
-		snprintf(error, error_size, "out of memory");
-		return -ENOMEM;
-	}
-	*leaving = (struct leaving){ keeper, cvm, done, arg };
 	carry_out(keeper, "taking it off the maps", &cvm, ph_reconcile_remove(keeper->maps, &cvm, &keeper->apps));
 	err = ph_registry_remove(keeper->registry, instance_id, error, error_size);
 	if (err) {
 		carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
-		free(leaving);
 		return err;
 	}
 	log_change("removed", &cvm);
+	ph_clocks_read(&now);
 	ph_roster_remove(keeper->roster, cvm.slot);
+	carry_out(keeper, "its peer's stay", &cvm, ph_roster_leave(keeper->roster, cvm.public_key, now.boot_ns + PEER_STAYS_NS));
 	message.ref.slot = cvm.slot;
 	message.ref.generation = cvm.generation;
 	message.count = ph_nics_end_instance(keeper->nics, message.ref);
-	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, leave, leaving);
+	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, done, arg);
 	if (err) {
-		remove_peer(keeper, &cvm);
-		free(leaving);
 		keeper->mend_maps = true;		/* finds the slot, and ends its connections */
 		snprintf(error, error_size, "%s is removed, but its connections are yet to end: %s", cvm.instance_id,
 			 strerror(-err));

@@ -78,7 +78,8 @@ int ph_keeper_set_app(struct ph_keeper *keeper, const char *app_id, const uint32
 
 /*
  * The kernel path's connections have ended when this returns; the message's count says how many. @done is called once all
- * workers have ended theirs, or some did not answer, and the peer is gone; never if this returns an error.
+ * workers have ended theirs, or some did not answer; never if this returns an error. The peer goes 2 to 3 s later: a reset
+ * that overtook what was under way is protested against (RFC 5961, section 3.2), and the protest is to be answered.
  */
 int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),

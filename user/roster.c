@@ -11,9 +11,18 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "list.h"
+
 #define INDEX_SIZE (4 * PH_INSTANCES_MAX)
 
+struct leaving {
+	struct ph_list link;
+	uint64_t until_ns;
+	uint8_t public_key[PH_KEY_LEN];
+};
+
 struct ph_roster {
+	struct ph_list leaving;			/* in the order in which they go */
 	uint64_t secret[4];
 	uint32_t count;
 	uint32_t index[INDEX_SIZE];		/* slot + 1; 0 is empty */
@@ -30,12 +39,17 @@ int ph_roster_new(struct ph_roster **ret_roster)
 		free(roster);
 		return -EIO;
 	}
+	ph_list_init(&roster->leaving);
 	*ret_roster = roster;
 	return 0;
 }
 
 void ph_roster_free(struct ph_roster *roster)
 {
+	struct ph_list *link;
+
+	while (roster && (link = ph_list_take(&roster->leaving)))
+		free(ph_container_of(link, struct leaving, link));
 	free(roster);
 }
 
@@ -124,6 +138,45 @@ void ph_roster_remove(struct ph_roster *roster, uint32_t slot)
 	take_out(roster, place(roster, entry->cvm.public_key));
 	memset(entry, 0, sizeof(*entry));
 	roster->count--;
+}
+
+int ph_roster_leave(struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN], uint64_t until_ns)
+{
+	struct leaving *leaving = malloc(sizeof(*leaving));
+
+	if (!leaving)
+		return -ENOMEM;
+	ph_list_init(&leaving->link);
+	leaving->until_ns = until_ns;
+	memcpy(leaving->public_key, public_key, PH_KEY_LEN);
+	ph_list_append(&roster->leaving, &leaving->link);
+	return 0;
+}
+
+bool ph_roster_is_leaving(const struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN])
+{
+	for (const struct ph_list *link = roster->leaving.next; link != &roster->leaving; link = link->next) {
+		if (!memcmp(ph_container_of(link, struct leaving, link)->public_key, public_key, PH_KEY_LEN))
+			return true;
+	}
+	return false;
+}
+
+bool ph_roster_take_left(struct ph_roster *roster, uint64_t now_ns, uint8_t ret_public_key[PH_KEY_LEN])
+{
+	bool found = false;
+
+	while (!found && !ph_list_is_empty(&roster->leaving)) {
+		struct leaving *first = ph_container_of(roster->leaving.next, struct leaving, link);
+
+		if (first->until_ns > now_ns)
+			return false;
+		ph_list_remove(&first->link);
+		memcpy(ret_public_key, first->public_key, PH_KEY_LEN);
+		free(first);
+		found = !ph_roster_find_key(roster, ret_public_key) && !ph_roster_is_leaving(roster, ret_public_key);
+	}
+	return found;
 }
 
 uint32_t ph_roster_count(const struct ph_roster *roster)

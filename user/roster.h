@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * roster - the registry's CVMs in memory, by slot and by public key, with what the last dump said of their peers.
+ * roster - the registry's CVMs in memory, by slot and by public key, with what the last dump said of their peers; and
+ * those that were removed a moment ago, whose peers are still there.
  *
  * The manager looks at every peer each second: that must not cost a query each.
  */
@@ -27,7 +28,7 @@ struct ph_roster;
 int ph_roster_new(struct ph_roster **ret_roster);
 void ph_roster_free(struct ph_roster *roster);
 
-/* Forgets everybody. */
+/* Forgets everybody but those that are leaving. */
 void ph_roster_clear(struct ph_roster *roster);
 
 /*
@@ -36,6 +37,18 @@ void ph_roster_clear(struct ph_roster *roster);
  */
 int ph_roster_set(struct ph_roster *roster, const struct ph_cvm *cvm);
 void ph_roster_remove(struct ph_roster *roster, uint32_t slot);
+
+/*
+ * A CVM was removed, and its peer stays until @until_ns, which is never before the last one's: what the CVM says to
+ * connections that were reset is answered meanwhile. Return: 0 or -ENOMEM.
+ */
+int ph_roster_leave(struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN], uint64_t until_ns);
+
+/* Does a removed CVM's peer with this key stay for a while? */
+bool ph_roster_is_leaving(const struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN]);
+
+/* One whose time is over by @now_ns, and which nobody has again, is forgotten. Return: false when there is none. */
+bool ph_roster_take_left(struct ph_roster *roster, uint64_t now_ns, uint8_t ret_public_key[PH_KEY_LEN]);
 
 uint32_t ph_roster_count(const struct ph_roster *roster);
 

@@ -149,10 +149,37 @@ static void test_details(void)
 	ph_roster_free(roster);
 }
 
+static void test_leaving(void)
+{
+	struct ph_cvm first = cvm(1, 1, 11), second = cvm(2, 1, 12);
+	struct ph_roster *roster = NULL;
+	uint8_t key[PH_KEY_LEN];
+
+	if (!ktap_ok(!ph_roster_new(&roster) && !ph_roster_leave(roster, first.public_key, 100) &&
+		     !ph_roster_leave(roster, second.public_key, 200), "two leave"))
+		return;
+	ph_roster_clear(roster);
+	ktap_ok(ph_roster_is_leaving(roster, first.public_key) && ph_roster_is_leaving(roster, second.public_key) &&
+		!ph_roster_find_key(roster, first.public_key) && !ph_roster_count(roster),
+		"who leaves is none of the roster's, and is known all the same");
+	ktap_ok(!ph_roster_take_left(roster, 99, key) && ph_roster_take_left(roster, 100, key) &&
+		!memcmp(key, first.public_key, PH_KEY_LEN) && !ph_roster_is_leaving(roster, first.public_key) &&
+		!ph_roster_take_left(roster, 199, key), "each has left when it is time, and once");
+	ktap_ok(!ph_roster_set(roster, &second) && !ph_roster_take_left(roster, 200, key) &&
+		!ph_roster_is_leaving(roster, second.public_key), "one that came back does not go");
+	ph_roster_remove(roster, second.slot);
+	ktap_ok(!ph_roster_leave(roster, second.public_key, 300) && !ph_roster_leave(roster, second.public_key, 400) &&
+		!ph_roster_take_left(roster, 300, key) && ph_roster_take_left(roster, 400, key),
+		"one that came back and was removed again goes when its last time is over");
+	ktap_ok(!ph_roster_leave(roster, first.public_key, 500), "one is left in it");
+	ph_roster_free(roster);
+}
+
 int main(void)
 {
 	ktap_header();
 	test_details();
+	test_leaving();
 	test_random();
 	test_full();
 	return ktap_end();
