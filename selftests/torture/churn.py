@@ -60,7 +60,7 @@ class Tunnels:
 class Churner:
     """Adds, drains and removes; what it does to an address, host is told."""
     def __init__(self, arena, host):
-        self.arena, self.host, self.serial, self.live, self.verbs, self.left_open = arena, host, 0, {}, 0, 0
+        self.arena, self.host, self.serial, self.live, self.verbs, self.left_open, self.waited = arena, host, 0, {}, 0, 0, 0
         self.tunnels = Tunnels(arena) if arena.lab.wireguard else None
 
     def add(self, app):
@@ -78,8 +78,10 @@ class Churner:
     def remove(self, name):
         address, device = self.live.pop(name)
         self.arena.lab.ctl("cvm", "remove", name)
+        start = time.monotonic()
         self.host.say("release", address)
         self.left_open += int(self.host.line())
+        self.waited += time.monotonic() - start
         if self.tunnels:
             self.tunnels.down(device, address)
         self.verbs += 1
@@ -112,7 +114,7 @@ def _(arena):
                         labels=[f"{app}-{the_arena.PORT}s" for app in APPS])
     churner.run(arena.scaled(10, 300, 40))
     report, hosted = crowd.finish(), host.finish()
-    arena.note(f"{churner.verbs} verbs; counted: {arena.since(before)}")
+    arena.note(f"{churner.verbs} verbs, {churner.waited:.1f} s for resets under way; counted: {arena.since(before)}")
     arena.note(f"crowd: {report}")
     arena.note(f"host: {hosted}")
     for who, seen in (("crowd", report), ("host", hosted)):
