@@ -19,6 +19,10 @@ int ph_pipes_take(struct ph_pipes *pipes, struct ph_pipe *ret_pipe)
 	if (pipe2(fds, O_NONBLOCK | O_CLOEXEC))
 		return -errno;
 	*ret_pipe = (struct ph_pipe){ .in = fds[1], .out = fds[0] };
+	if (pipes->wide < pipes->wide_max && fcntl(fds[1], F_SETPIPE_SZ, PH_PIPE_WIDE_BYTES) > 0) {
+		ret_pipe->wide = true;
+		pipes->wide++;
+	}
 	return 0;
 }
 
@@ -30,21 +34,22 @@ void ph_pipes_give(struct ph_pipes *pipes, struct ph_pipe *pipe)
 		pipes->spare[pipes->count++] = *pipe;
 		*pipe = PH_PIPE_NONE;
 	} else {
-		ph_pipe_close(pipe);
+		ph_pipes_drop(pipes, pipe);
 	}
 }
 
-void ph_pipe_close(struct ph_pipe *pipe)
+void ph_pipes_drop(struct ph_pipes *pipes, struct ph_pipe *pipe)
 {
 	if (pipe->in < 0)
 		return;
 	close(pipe->in);
 	close(pipe->out);
+	pipes->wide -= pipe->wide;
 	*pipe = PH_PIPE_NONE;
 }
 
 void ph_pipes_close(struct ph_pipes *pipes)
 {
 	while (pipes->count)
-		ph_pipe_close(&pipes->spare[--pipes->count]);
+		ph_pipes_drop(pipes, &pipes->spare[--pipes->count]);
 }

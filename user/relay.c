@@ -70,7 +70,7 @@ static ssize_t fill(struct ph_stream *flow, struct ph_end *source, struct ph_end
 
 	if (flow->pipe.in < 0 && ph_pipes_take(&means->pipes, &flow->pipe))
 		return copy(source, sink, means);
-	moved = splice(source->fd, NULL, flow->pipe.in, NULL, PH_PIPE_BYTES, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	moved = splice(source->fd, NULL, flow->pipe.in, NULL, PH_PIPE_WIDE_BYTES, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	/* It stops at urgent data, and with a FIN behind that calls it the end of the stream. */
 	if (!moved && recv(source->fd, means->scratch, 1, MSG_PEEK) > 0)
 		return -ECONNRESET;
@@ -99,7 +99,7 @@ static enum pump_result pump(struct ph_stream *flow, struct ph_end *source, stru
 		moved = fill(flow, source, sink, means);
 		if (moved > 0) {
 			*bytes += (__u64)moved;
-			rounds++;
+			rounds += 1 + (int)((moved - 1) / PH_PIPE_BYTES);
 		} else if (!moved) {
 			flow->ended = true;
 		} else if (moved == -EBUSY) {
@@ -167,7 +167,7 @@ enum ph_progress ph_relay_run(struct ph_relay *relay, struct ph_end *client, str
 static void close_flow(struct ph_stream *flow, struct ph_relay_means *means)
 {
 	if (flow->in_pipe)
-		ph_pipe_close(&flow->pipe);	/* never another connection's bytes */
+		ph_pipes_drop(&means->pipes, &flow->pipe);	/* never another connection's bytes */
 	else
 		ph_pipes_give(&means->pipes, &flow->pipe);
 	flow->in_pipe = 0;

@@ -128,6 +128,8 @@ static int add_rules(scmp_filter_ctx filter)
 	if (!err)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, is(0, AF_INET),
 				       masked(1, SOCK_TYPE_BITS, SOCK_STREAM), is(2, 0));
+	if (!err)				/* pipes are made wide; no descriptor is set or doubled */
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, is(1, F_SETPIPE_SZ));
 	if (!err)				/* abort(), not other workers, whose user is the same */
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, is(0, (uint32_t)getpid()));
 	for (size_t i = 0; !err && i < sizeof(map_commands) / sizeof(map_commands[0]); i++)

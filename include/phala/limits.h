@@ -107,10 +107,12 @@
 #define PH_ROOM_AFTER_MS 1000		/* at the limit, who has had no ClientHello for so long makes room for others */
 #define PH_LINGER_MS 1000		/* for a refused client to take its alert and close */
 #define PH_LINGER_BYTES 65536		/* what it may send meanwhile */
-#define PH_PIPE_BYTES 65536		/* asked of one splice; the pipe may take less */
+#define PH_PIPE_BYTES 65536		/* what a pipe holds as it is made, at most */
+#define PH_PIPE_WIDE_BYTES 262144	/* ... and a wide one; asked of one splice */
+#define PH_PIPES_WIDE 128		/* of all workers: half of what their user may have (pipe(7), pipe-user-pages-soft) */
 #define PH_UNSENT_BYTES 131072		/* queued beyond what the peer's window lets out: all that a stalled one holds */
 #define PH_PIPES_SPARE 32		/* empty pipes kept at hand */
-#define PH_TURN_ROUNDS 16		/* reads of one direction before other connections have their turn */
+#define PH_TURN_ROUNDS 16		/* reads of one direction, each PH_PIPE_BYTES counting as one, before others' turn */
 #define PH_TLS_BYTES PH_RECORD_MAX	/* held for one direction of a standard connection while its reader is slow */
 #define PH_H2_BLOCK_MAX 65536		/* bytes of a request's header block, without compression: held until judged */
 #define PH_H2_TABLE_MAX 65536		/* of a client's HPACK table, which a CVM may ask for: 4,096 unless it does */

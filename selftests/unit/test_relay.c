@@ -414,6 +414,32 @@ static void test_spare_pipes_bounded(void)
 	ktap_ok(!err && means.pipes.count == PH_PIPES_SPARE, "pipes: no more than %d at hand", PH_PIPES_SPARE);
 }
 
+static unsigned count_wide(const struct ph_pipe *pipes, unsigned count)
+{
+	unsigned wide = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		wide += fcntl(pipes[i].in, F_GETPIPE_SZ) == PH_PIPE_WIDE_BYTES;
+	return wide;
+}
+
+static void test_wide(void)
+{
+	struct ph_pipes few = { .wide_max = 2 };
+	struct ph_pipe pipes[4];
+	int err = 0;
+
+	for (unsigned i = 0; i < 4; i++)
+		err |= ph_pipes_take(&few, &pipes[i]);
+	ktap_ok(!err && count_wide(pipes, 4) == 2 && few.wide == 2, "pipes: no more are wide than may be");
+	ph_pipes_drop(&few, &pipes[0]);
+	for (unsigned i = 1; i < 4; i++)
+		ph_pipes_give(&few, &pipes[i]);
+	ktap_ok(few.wide == 1 && count_wide(few.spare, few.count) == 1, "pipes: one that is closed makes room for another");
+	ph_pipes_close(&few);
+	ktap_ok(!few.wide && !few.count, "pipes: none is left");
+}
+
 static void test_turn(void)
 {
 	struct lab lab;
@@ -488,6 +514,7 @@ int main(void)
 	test_stopped_reader();
 	test_pipes();
 	test_spare_pipes_bounded();
+	test_wide();
 	test_turn();
 	test_without_pipes();
 	ph_pipes_close(&means.pipes);

@@ -23,6 +23,8 @@
 
 #include <linux/bpf.h>
 
+#include <phala/limits.h>
+
 #include "ktap.h"
 #include "sandbox.h"
 
@@ -204,6 +206,18 @@ static int become_dumpable(void)
 	return prctl(PR_SET_DUMPABLE, 1) != 0;
 }
 
+static int make_wide(void)
+{
+	int fds[2];
+
+	return pipe2(fds, O_NONBLOCK) || fcntl(fds[1], F_SETPIPE_SZ, PH_PIPE_WIDE_BYTES) < PH_PIPE_WIDE_BYTES;
+}
+
+static int signal_on_input(void)
+{
+	return fcntl(STDIN_FILENO, F_SETOWN, getppid()) != 0;
+}
+
 static int raise_limit(void)
 {
 	struct rlimit limit = { 10, 10 };
@@ -225,6 +239,7 @@ static const struct {
 	{ "open a TCP socket", tcp_socket, true },
 	{ "bind it to a device", bind_to_device, true },
 	{ "make a pipe and splice", make_pipe, true },
+	{ "make a pipe wide", make_wide, true },
 	{ "allocate and free memory", allocate, true },
 	{ "fetch random bytes", random_bytes, true },
 	{ "change a map that may be changed", update, true },
@@ -244,6 +259,7 @@ static const struct {
 	{ "trace a process", trace, false },
 	{ "fork", fork_off, false },
 	{ "send a signal", kill_parent, false },
+	{ "have a descriptor signal somebody", signal_on_input, false },
 	{ "become root", become_root, false },
 	{ "become dumpable", become_dumpable, false },
 	{ "change a resource limit", raise_limit, false },
