@@ -28,6 +28,7 @@
 
 #define DEFAULT_CONFIG "/etc/phala/phalad.conf"
 #define USAGE 2
+#define NOBODY_UID 65534		/* Debian's, and nearly everybody's */
 
 enum role {
 	ROLE_HOLDER,
@@ -226,10 +227,24 @@ static int check_files(const struct ph_config *config, char *error, size_t error
 	return err;
 }
 
+/* Return: what works and is not wise, or NULL. */
+static const char *find_doubt(const struct ph_config *config)
+{
+	const struct passwd *user = getpwnam(config->user);
+
+	if (user && user->pw_uid == NOBODY_UID)
+		return "User = nobody is other services' user too: whatever runs as it may send to CVMs as workers do; "
+		       "the default, phala, is made by systemd-sysusers";
+	return NULL;
+}
+
 static int check(const struct ph_config *config, const char *path)
 {
+	const char *doubt = find_doubt(config);
 	char error[FILE_ERROR_SIZE];
 
+	if (doubt)
+		fprintf(stderr, "%s: %s\n", path, doubt);
 	if (check_files(config, error, sizeof(error))) {
 		fprintf(stderr, "%s\n", error);
 		return 1;
@@ -244,10 +259,14 @@ static int check(const struct ph_config *config, const char *path)
  */
 static bool is_checked(const struct ph_config *config)
 {
+	const char *doubt = find_doubt(config);
 	char error[FILE_ERROR_SIZE];
 	int status = 0;
-	pid_t pid = fork();
+	pid_t pid;
 
+	if (doubt)
+		ph_log(PH_LOG_WARNING, "%s", doubt);
+	pid = fork();
 	if (!pid) {
 		if (!check_files(config, error, sizeof(error)))
 			_exit(0);
