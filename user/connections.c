@@ -27,7 +27,7 @@ int ph_connections_init(struct ph_connections *set, const struct ph_config *conf
 
 	_Static_assert(PH_PIPE_BYTES >= PH_HELLO_STREAM_MAX && PH_PIPE_BYTES >= PH_TLS_BYTES, "scratch is for all");
 	set->means.stats = stats;
-	set->means.pipes.wide_max = PH_PIPES_WIDE / config->workers;
+	ph_pipes_init(&set->means.pipes, config->workers);
 	set->means.scratch_size = PH_PIPE_BYTES;
 	set->means.scratch = malloc(PH_PIPE_BYTES);
 	if (!set->means.scratch)

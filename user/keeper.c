@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #define SEEN_EVERY_NS (60 * NS_PER_S)
 #define SEEN_PER_TICK 4096			/* rows in one transaction, so that a tick does not take long */
 #define PEER_STAYS_NS (2 * NS_PER_S)		/* a CVM that is reset has a round trip to protest, and to be told again */
+#define LEFT_PER_TICK 256			/* peers removed in one: the kernel waits for its CPUs at each */
 #define STALE_MAX 64				/* so many instances are ended one by one; if there are more, all are */
 
 /* Logs @text unless it was the last thing logged here; "" says that all is well again. */
@@ -288,10 +290,21 @@ int ph_keeper_open(const struct ph_config *config, struct ph_fanout *fanout, boo
 	return 0;
 }
 
+/* A CVM's peer that was removed. One that the kernel keeps all the same, the next look at all of them finds. */
+static void remove_left(const uint8_t public_key[PH_KEY_LEN], void *arg)
+{
+	struct ph_keeper *keeper = arg;
+
+	ph_device_remove_peer(keeper->device, public_key);
+}
+
 void ph_keeper_free(struct ph_keeper *keeper)
 {
 	if (!keeper)
 		return;
+	/* Nobody else would before the next start. */
+	if (keeper->roster && keeper->device)
+		ph_roster_forget_left(keeper->roster, UINT64_MAX, UINT_MAX, remove_left, keeper);
 	ph_gates_free(keeper->gates);
 	ph_nics_free(keeper->nics);
 	ph_device_free(keeper->device);
@@ -348,23 +361,14 @@ static void write_seen(struct ph_keeper *keeper)
 		ph_log(PH_LOG_WARNING, "registry: cannot write down when CVMs were seen: %s", strerror(-err));
 }
 
-/* Peers of CVMs that were removed. One that the kernel keeps all the same, the next look at all of them finds. */
-static void remove_left(struct ph_keeper *keeper)
-{
-	uint8_t public_key[PH_KEY_LEN];
-	struct ph_clocks now;
-
-	ph_clocks_read(&now);
-	while (ph_roster_take_left(keeper->roster, now.boot_ns, public_key))
-		ph_device_remove_peer(keeper->device, public_key);
-}
-
 void ph_keeper_tick(struct ph_keeper *keeper)
 {
 	char maps_error[256] = "", device_error[256] = "";
+	struct ph_clocks now;
 
 	ph_fanout_retry(keeper->fanout);
-	remove_left(keeper);
+	ph_clocks_read(&now);
+	ph_roster_forget_left(keeper->roster, now.boot_ns, LEFT_PER_TICK, remove_left, keeper);
 	if (keeper->mend_maps)
 		reconcile_maps(keeper, maps_error, sizeof(maps_error));
 	if (!ensure_device(keeper, device_error, sizeof(device_error)) ||
@@ -412,6 +416,19 @@ static bool is_own_key(const struct ph_keeper *keeper, const uint8_t public_key[
 	return state->has_key && !memcmp(state->public_key, public_key, PH_KEY_LEN);
 }
 
+/* Somebody else is to be this instance: nobody picks it before the new tunnel's first handshake. */
+static void end_connections(struct ph_keeper *keeper, const struct ph_cvm *cvm)
+{
+	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE, .ref = { cvm->slot, cvm->generation } };
+	int ended;
+
+	carry_out(keeper, "forgetting its handshake", cvm, ph_reconcile_add(keeper->maps, cvm, true, &keeper->apps));
+	ended = ph_nics_end_instance(keeper->nics, message.ref);
+	carry_out(keeper, "ending its connections", cvm, ended < 0 ? ended : 0);
+	carry_out(keeper, "ending its connections", cvm,
+		  ph_fanout_send(keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL));
+}
+
 int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *instance_id,
 		  const uint8_t public_key[PH_KEY_LEN], struct ph_cvm *ret_cvm, char *error, size_t error_size)
 {
@@ -430,8 +447,13 @@ int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *inst
 		return err;
 
 	same_key = known && !memcmp(old.public_key, public_key, PH_KEY_LEN);
-	if (known && !same_key)
+	if (known && !same_key) {
+		end_connections(keeper, &cvm);
 		carry_out(keeper, "removing the old peer", &cvm, ph_device_remove_peer(keeper->device, old.public_key));
+	}
+	/* One that stays for a while since its CVM was removed has a handshake of that one's. */
+	if (!same_key && ph_roster_is_leaving(keeper->roster, public_key))
+		carry_out(keeper, "removing the peer that was", &cvm, ph_device_remove_peer(keeper->device, public_key));
 	carry_out(keeper, "noting", &cvm, ph_roster_set(keeper->roster, &cvm));
 	entry = ph_roster_at(keeper->roster, cvm.slot);
 	if (!same_key || !entry || !entry->present)
@@ -533,32 +555,68 @@ static void free_slot(const struct ph_message *message, void *arg)
 		ph_maps_free_instance(keeper->maps, message->ref.slot);
 }
 
+/* A CVM that was removed, until all its connections have ended: from then on its peer stays for a while. */
+struct removal {
+	struct ph_leaving *leaving;
+	void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg);
+	void *arg;
+};
+
+static void begin_stay(struct ph_leaving *leaving)
+{
+	struct ph_clocks now;
+
+	ph_clocks_read(&now);
+	if (leaving)
+		ph_roster_leave_by(leaving, now.boot_ns + PEER_STAYS_NS);
+}
+
+static void end_removal(const struct ph_message *message, const struct ph_fanout_result *result, void *arg)
+{
+	struct removal *removal = arg;
+
+	begin_stay(removal->leaving);
+	removal->done(message, result, removal->arg);
+	free(removal);
+}
+
 int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		     void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
 		     void *arg, char *error, size_t error_size)
 {
 	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE };
-	struct ph_clocks now;
+	struct removal *removal;
 	struct ph_cvm cvm;
-	int err = ph_keeper_find(keeper, instance_id, &cvm, error, error_size);
+	int err = ph_keeper_find(keeper, instance_id, &cvm, error, error_size), ended;
 
 	if (err)
 		return err;
+	removal = malloc(sizeof(*removal));
+	if (!removal) {
+		snprintf(error, error_size, "out of memory");
+		return -ENOMEM;
+	}
+	*removal = (struct removal){ .done = done, .arg = arg };
 	carry_out(keeper, "taking it off the maps", &cvm, ph_reconcile_remove(keeper->maps, &cvm, &keeper->apps));
 	err = ph_registry_remove(keeper->registry, instance_id, error, error_size);
 	if (err) {
 		carry_out(keeper, "routing", &cvm, ph_reconcile_add(keeper->maps, &cvm, false, &keeper->apps));
+		free(removal);
 		return err;
 	}
 	log_change("removed", &cvm);
-	ph_clocks_read(&now);
 	ph_roster_remove(keeper->roster, cvm.slot);
-	carry_out(keeper, "its peer's stay", &cvm, ph_roster_leave(keeper->roster, cvm.public_key, now.boot_ns + PEER_STAYS_NS));
+	removal->leaving = ph_roster_leave(keeper->roster, cvm.public_key);	/* without memory it goes at the next look */
 	message.ref.slot = cvm.slot;
 	message.ref.generation = cvm.generation;
-	message.count = ph_nics_end_instance(keeper->nics, message.ref);
-	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, done, arg);
+	ended = ph_nics_end_instance(keeper->nics, message.ref);
+	/* Where some are left the slot stays as it is: mending finds it, and ends them. */
+	carry_out(keeper, "ending its connections", &cvm, ended < 0 ? ended : 0);
+	message.count = ended < 0 ? 0 : (uint32_t)ended;
+	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, ended < 0 ? NULL : free_slot, keeper, end_removal, removal);
 	if (err) {
+		begin_stay(removal->leaving);
+		free(removal);
 		keeper->mend_maps = true;		/* finds the slot, and ends its connections */
 		snprintf(error, error_size, "%s is removed, but its connections are yet to end: %s", cvm.instance_id,
 			 strerror(-err));
@@ -578,10 +636,17 @@ enum ph_health ph_keeper_health(const struct ph_keeper *keeper, const struct ph_
 
 int ph_keeper_end_flow(struct ph_keeper *keeper, uint32_t slot, uint32_t generation, char *error, size_t error_size)
 {
-	if (ph_nics_end_flow(keeper->nics, slot, generation))
+	int ended = ph_nics_end_flow(keeper->nics, slot, generation);
+
+	if (ended > 0)
 		return 0;
-	snprintf(error, error_size, "there is no flow %u.%u", slot, generation);
-	return -ENOENT;
+	if (!ended)
+		ended = -ENOENT;
+	if (ended == -ENOENT)
+		snprintf(error, error_size, "there is no flow %u.%u", slot, generation);
+	else
+		snprintf(error, error_size, "flow %u.%u: %s", slot, generation, strerror(-ended));
+	return ended;
 }
 
 static void reloaded(const struct ph_message *message, const struct ph_fanout_result *result, void *arg)

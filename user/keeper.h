@@ -65,7 +65,7 @@ void ph_keeper_check_device(struct ph_keeper *keeper);
 
 /*
  * The operations. Return: 0 once it is on disk, else -errno as in registry.h with one line in @error; then nothing was
- * changed.
+ * changed. An instance that is added with another key than it had is another CVM: connections to the old one end.
  */
 int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *instance_id,
 		  const uint8_t public_key[PH_KEY_LEN], struct ph_cvm *ret_cvm, char *error, size_t error_size);

@@ -238,24 +238,24 @@ bool ph_nics_has(const struct ph_nics *nics, uint32_t ifindex)
 	return false;
 }
 
-static uint32_t ended(int result)
+static int ended(int result)
 {
 	if (result < 0)
 		ph_log(PH_LOG_ERROR, "kernel path: connections cannot be ended: %s", strerror(-result));
-	return result < 0 ? 0 : (uint32_t)result;
+	return result;
 }
 
-uint32_t ph_nics_end_instance(struct ph_nics *nics, struct ph_ref ref)
+int ph_nics_end_instance(struct ph_nics *nics, struct ph_ref ref)
 {
 	return nics->steering ? ended(ph_steer_kill_instance(nics->steering, ref)) : 0;
 }
 
-uint32_t ph_nics_end_all(struct ph_nics *nics)
+int ph_nics_end_all(struct ph_nics *nics)
 {
 	return nics->steering ? ended(ph_steer_kill_all(nics->steering, PH_REASON_TUNNEL_GONE)) : 0;
 }
 
-uint32_t ph_nics_end_flow(struct ph_nics *nics, uint32_t slot, uint32_t generation)
+int ph_nics_end_flow(struct ph_nics *nics, uint32_t slot, uint32_t generation)
 {
 	return nics->steering ? ended(ph_steer_kill_flow(nics->steering, slot, generation)) : 0;
 }

@@ -36,9 +36,9 @@ void ph_nics_each_other(const struct ph_config *config, void (*visit)(const char
 /* Is @ifindex a device that steer is on? */
 bool ph_nics_has(const struct ph_nics *nics, uint32_t ifindex);
 
-/* End flows with a reset at both ends: an instance's, all, one. Return: how many; 0 while nothing is loaded. */
-uint32_t ph_nics_end_instance(struct ph_nics *nics, struct ph_ref ref);
-uint32_t ph_nics_end_all(struct ph_nics *nics);
-uint32_t ph_nics_end_flow(struct ph_nics *nics, uint32_t slot, uint32_t generation);
+/* End flows with a reset at both ends: an instance's, all, one. Return: how many, 0 while nothing is loaded, or -errno. */
+int ph_nics_end_instance(struct ph_nics *nics, struct ph_ref ref);
+int ph_nics_end_all(struct ph_nics *nics);
+int ph_nics_end_flow(struct ph_nics *nics, uint32_t slot, uint32_t generation);
 
 #endif

@@ -18,13 +18,16 @@ struct ph_pipe {
 
 struct ph_pipes {
 	struct ph_pipe spare[PH_PIPES_SPARE];
-	unsigned count;
-	unsigned wide, wide_max;		/* those there are, and those there may be */
+	unsigned count, count_max;
+	unsigned wide, wide_max;		/* those there are, at hand and in use, and those there may be */
 };
 
 #define PH_PIPE_NONE ((struct ph_pipe){ .in = -1, .out = -1 })
 
-/* @pipes may be filled by zeros. Return: 0 or -errno. */
+/* @workers: among whom what all may have is divided. */
+void ph_pipes_init(struct ph_pipes *pipes, unsigned workers);
+
+/* Return: 0 or -errno. */
 int ph_pipes_take(struct ph_pipes *pipes, struct ph_pipe *ret_pipe);
 /* @pipe must be empty; it is PH_PIPE_NONE afterwards. */
 void ph_pipes_give(struct ph_pipes *pipes, struct ph_pipe *pipe);

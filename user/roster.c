@@ -15,14 +15,14 @@
 
 #define INDEX_SIZE (4 * PH_INSTANCES_MAX)
 
-struct leaving {
+struct ph_leaving {
 	struct ph_list link;
-	uint64_t until_ns;
+	uint64_t until_ns;			/* UINT64_MAX until it is known */
 	uint8_t public_key[PH_KEY_LEN];
 };
 
 struct ph_roster {
-	struct ph_list leaving;			/* in the order in which they go */
+	struct ph_list leaving;
 	uint64_t secret[4];
 	uint32_t count;
 	uint32_t index[INDEX_SIZE];		/* slot + 1; 0 is empty */
@@ -49,7 +49,7 @@ void ph_roster_free(struct ph_roster *roster)
 	struct ph_list *link;
 
 	while (roster && (link = ph_list_take(&roster->leaving)))
-		free(ph_container_of(link, struct leaving, link));
+		free(ph_container_of(link, struct ph_leaving, link));
 	free(roster);
 }
 
@@ -140,43 +140,50 @@ void ph_roster_remove(struct ph_roster *roster, uint32_t slot)
 	roster->count--;
 }
 
-int ph_roster_leave(struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN], uint64_t until_ns)
+struct ph_leaving *ph_roster_leave(struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN])
 {
-	struct leaving *leaving = malloc(sizeof(*leaving));
+	struct ph_leaving *leaving = malloc(sizeof(*leaving));
 
 	if (!leaving)
-		return -ENOMEM;
+		return NULL;
 	ph_list_init(&leaving->link);
-	leaving->until_ns = until_ns;
+	leaving->until_ns = UINT64_MAX;
 	memcpy(leaving->public_key, public_key, PH_KEY_LEN);
 	ph_list_append(&roster->leaving, &leaving->link);
-	return 0;
+	return leaving;
+}
+
+void ph_roster_leave_by(struct ph_leaving *leaving, uint64_t until_ns)
+{
+	leaving->until_ns = until_ns;
 }
 
 bool ph_roster_is_leaving(const struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN])
 {
 	for (const struct ph_list *link = roster->leaving.next; link != &roster->leaving; link = link->next) {
-		if (!memcmp(ph_container_of(link, struct leaving, link)->public_key, public_key, PH_KEY_LEN))
+		if (!memcmp(ph_container_of(link, struct ph_leaving, link)->public_key, public_key, PH_KEY_LEN))
 			return true;
 	}
 	return false;
 }
 
-bool ph_roster_take_left(struct ph_roster *roster, uint64_t now_ns, uint8_t ret_public_key[PH_KEY_LEN])
+void ph_roster_forget_left(struct ph_roster *roster, uint64_t now_ns, unsigned max,
+			   void (*left)(const uint8_t public_key[PH_KEY_LEN], void *arg), void *arg)
 {
-	bool found = false;
+	struct ph_list *link = roster->leaving.next, *next;
 
-	while (!found && !ph_list_is_empty(&roster->leaving)) {
-		struct leaving *first = ph_container_of(roster->leaving.next, struct leaving, link);
+	for (unsigned count = 0; link != &roster->leaving && count < max; link = next) {
+		struct ph_leaving *leaving = ph_container_of(link, struct ph_leaving, link);
 
-		if (first->until_ns > now_ns)
-			return false;
-		ph_list_remove(&first->link);
-		memcpy(ret_public_key, first->public_key, PH_KEY_LEN);
-		free(first);
-		found = !ph_roster_find_key(roster, ret_public_key) && !ph_roster_is_leaving(roster, ret_public_key);
+		next = link->next;
+		if (leaving->until_ns > now_ns)
+			continue;
+		count++;
+		ph_list_remove(link);
+		if (!ph_roster_find_key(roster, leaving->public_key) && !ph_roster_is_leaving(roster, leaving->public_key))
+			left(leaving->public_key, arg);
+		free(leaving);
 	}
-	return found;
 }
 
 uint32_t ph_roster_count(const struct ph_roster *roster)

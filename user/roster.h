@@ -23,6 +23,7 @@ struct ph_roster_entry {
 };
 
 struct ph_roster;
+struct ph_leaving;
 
 /* Return: 0 or -errno. */
 int ph_roster_new(struct ph_roster **ret_roster);
@@ -39,16 +40,21 @@ int ph_roster_set(struct ph_roster *roster, const struct ph_cvm *cvm);
 void ph_roster_remove(struct ph_roster *roster, uint32_t slot);
 
 /*
- * A CVM was removed, and its peer stays until @until_ns, which is never before the last one's: what the CVM says to
- * connections that were reset is answered meanwhile. Return: 0 or -ENOMEM.
+ * A CVM was removed, and its peer stays for a while: what the CVM says to connections that were reset is answered.
+ * Return: what says later, by @until_ns, how long; or NULL without memory.
  */
-int ph_roster_leave(struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN], uint64_t until_ns);
+struct ph_leaving *ph_roster_leave(struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN]);
+/* To be called once; @leaving is the roster's from then on. */
+void ph_roster_leave_by(struct ph_leaving *leaving, uint64_t until_ns);
 
-/* Does a removed CVM's peer with this key stay for a while? */
 bool ph_roster_is_leaving(const struct ph_roster *roster, const uint8_t public_key[PH_KEY_LEN]);
 
-/* One whose time is over by @now_ns, and which nobody has again, is forgotten. Return: false when there is none. */
-bool ph_roster_take_left(struct ph_roster *roster, uint64_t now_ns, uint8_t ret_public_key[PH_KEY_LEN]);
+/*
+ * Forgets up to @max whose time is over by @now_ns, and calls @left for each whose key nobody has again. UINT64_MAX is the
+ * end of time for all.
+ */
+void ph_roster_forget_left(struct ph_roster *roster, uint64_t now_ns, unsigned max,
+			   void (*left)(const uint8_t public_key[PH_KEY_LEN], void *arg), void *arg);
 
 uint32_t ph_roster_count(const struct ph_roster *roster);
 

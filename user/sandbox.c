@@ -23,6 +23,8 @@
 #include <linux/bpf.h>
 #include <seccomp.h>
 
+#include <phala/limits.h>
+
 #include "log.h"
 
 #define SOCK_TYPE_BITS 0xf			/* SOCK_TYPE_MASK of the kernel's linux/net.h: the rest are flags */
@@ -129,7 +131,8 @@ static int add_rules(scmp_filter_ctx filter)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, is(0, AF_INET),
 				       masked(1, SOCK_TYPE_BITS, SOCK_STREAM), is(2, 0));
 	if (!err)				/* pipes are made wide; no descriptor is set or doubled */
-		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, is(1, F_SETPIPE_SZ));
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 2, is(1, F_SETPIPE_SZ),
+				       is(2, PH_PIPE_WIDE_BYTES));
 	if (!err)				/* abort(), not other workers, whose user is the same */
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, is(0, (uint32_t)getpid()));
 	for (size_t i = 0; !err && i < sizeof(map_commands) / sizeof(map_commands[0]); i++)

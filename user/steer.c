@@ -285,9 +285,10 @@ static int kill_flows(struct ph_steering *steering, uint32_t what, uint32_t slot
 		      enum ph_reason reason)
 {
 	struct __sk_buff context = { .cb = { what, slot, generation, reason } };
+	int tries = what == PH_KILL_IDLE ? 1 : KILL_TRIES;	/* that one is done again anyway */
 	int ended = 0, result;
 
-	for (int i = 0; i < KILL_TRIES; i++) {
+	for (int i = 0; i < tries; i++) {
 		result = run_program(steering->skel->progs.steer_kill, &context);
 		if (result < 0)
 			return result;
@@ -295,7 +296,7 @@ static int kill_flows(struct ph_steering *steering, uint32_t what, uint32_t slot
 		if (!(result & PH_KILL_AGAIN))
 			return ended;
 	}
-	return -EBUSY;
+	return what == PH_KILL_IDLE ? ended : -EBUSY;
 }
 
 int ph_steer_kill_flow(struct ph_steering *steering, uint32_t slot, uint32_t generation)

@@ -61,7 +61,7 @@ int ph_steer_detach(uint32_t ifindex);
 
 /*
  * End flows, with RST at both ends: one, an instance's, or all. @generation: of the flow, of the instance. Return: how
- * many, or -errno.
+ * many, or -errno: -EBUSY when some are left, as packets of theirs were being dealt with all the time.
  */
 int ph_steer_kill_flow(struct ph_steering *steering, uint32_t slot, uint32_t generation);
 int ph_steer_kill_instance(struct ph_steering *steering, struct ph_ref ref);

@@ -392,18 +392,16 @@ struct ph_guard_event {
 	__u8 detail;			/* TCP: the flags; ICMP: the type */
 };
 
-/*
- * Which flows steer_kill ends. Its arguments are in cb: this, slot, generation, enum ph_reason. It returns how many, and
- * PH_KILL_AGAIN beside when the lock of one was not to be had.
- */
-#define PH_KILL_AGAIN (1U << 30)
-
+/* Which flows steer_kill ends. Its arguments are in cb: this, slot, generation, enum ph_reason. */
 enum ph_kill {
 	PH_KILL_ALL,
 	PH_KILL_FLOW,			/* flow slot, and the flow's generation */
 	PH_KILL_INSTANCE,		/* instance slot, and the instance's generation */
 	PH_KILL_IDLE,			/* those that were idle for too long */
 };
+
+/* It returns how many it ended, and this beside when the lock of one was not to be had. */
+#define PH_KILL_AGAIN (1U << 30)
 
 /* Marks packets of steer's on their way to the tunnel device, so that guard lets them out. */
 #define PH_STEER_MARK 0x70684c41

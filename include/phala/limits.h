@@ -109,9 +109,10 @@
 #define PH_LINGER_BYTES 65536		/* what it may send meanwhile */
 #define PH_PIPE_BYTES 65536		/* what a pipe holds as it is made, at most */
 #define PH_PIPE_WIDE_BYTES 262144	/* ... and a wide one; asked of one splice */
-#define PH_PIPES_WIDE 128		/* of all workers: half of what their user may have (pipe(7), pipe-user-pages-soft) */
-#define PH_UNSENT_BYTES 131072		/* queued beyond what the peer's window lets out: all that a stalled one holds */
-#define PH_PIPES_SPARE 32		/* empty pipes kept at hand */
+#define PH_PIPES_WIDE 64		/* of all workers: a quarter of what their user may have (pipe(7), pipe-user-pages-soft) */
+#define PH_UNSENT_BYTES 131072		/* queued beyond what the peer's window lets out: a stalled one holds it, and a pipe */
+#define PH_PIPES_SPARE 32		/* empty pipes that a worker keeps at hand, at most */
+#define PH_PIPES_SPARE_ALL 256		/* ... and all of them */
 #define PH_TURN_ROUNDS 16		/* reads of one direction, each PH_PIPE_BYTES counting as one, before others' turn */
 #define PH_TLS_BYTES PH_RECORD_MAX	/* held for one direction of a standard connection while its reader is slow */
 #define PH_H2_BLOCK_MAX 65536		/* bytes of a request's header block, without compression: held until judged */

@@ -133,9 +133,19 @@ def _(lab):
 def _(lab):
     cvm = lab.cvms["alpha2"]
     address = cvm.address
-    cvm.down()
-    cvm.key = wg("genkey")
-    cvm.register()
+    client, old = passthrough_pair(lab, "alpha2-7314s", "alpha2", 7314)
+    terminated, its_old = standard_pair(lab, "alpha2-7315", "alpha2", 7315)
+    other, other_cvm = passthrough_pair(lab, "alpha1-7316s", "alpha1", 7316)
+    with client, old, terminated.sock, its_old, other, other_cvm:
+        cvm.register()
+        client.sendall(b"still here")
+        equal(old.recv(100), b"still here", "a connection, after the same key again")
+        cvm.down()
+        cvm.key = wg("genkey")
+        cvm.register()
+        wait_until(lambda: over(client) and over(terminated.sock), 5, "connections to who had the old key end")
+        other.sendall(b"me not")
+        equal(other_cvm.recv(100), b"me not", "another instance's connection")
     equal(cvm.address, address, "address")
     cvm.up()
     lab.wait_healthy()

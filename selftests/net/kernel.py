@@ -6,7 +6,7 @@
 import contextlib, os, signal
 
 from lab import tls
-from lab.lab import DOMAIN, wait_until
+from lab.lab import DOMAIN, wait_until, wg
 from rows import LIMIT, Failed, Topic, accept, equal, expect, listening, passthrough_pair, read_exactly, standard_pair, together
 
 
@@ -202,6 +202,23 @@ def _(lab):
         lab.broken = False
         for sock in (client, cvm, *other):
             sock.close()
+
+
+@topic.row("cvm add with another key: flows to the old one are reset, nobody else's")
+def _(lab):
+    client, cvm = kernel_pair(lab, "beta1-7738s", "beta1", 7738)
+    other = kernel_pair(lab, "alpha1-7739s", "alpha1", 7739)
+    lab.cvms["beta1"].register()
+    is_alive(client, cvm)
+    lab.cvms["beta1"].down()
+    lab.cvms["beta1"].key = wg("genkey")
+    lab.cvms["beta1"].register()
+    expect(is_over(client), "the client's end is over")
+    is_alive(*other)
+    lab.cvms["beta1"].up()
+    lab.wait_healthy()
+    for sock in (client, cvm, *other, *kernel_pair(lab, "beta1-7738s", "beta1", 7738)):
+        sock.close()
 
 
 @topic.row("a NIC that goes and comes back: steered again")

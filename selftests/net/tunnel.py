@@ -113,6 +113,36 @@ def _(lab):
         lab.ctl("cvm", "remove", "alpha3")
 
 
+def wait_for_looks(lab, count):
+    """The manager looks at all peers so often."""
+    def age():
+        return lab.json("map", "dump", "gateway")[0]["health_age_s"]
+    last = age()
+
+    def looked():
+        nonlocal last, count
+        now = age()
+        count -= now < last
+        last = now
+        return count <= 0
+    wait_until(looked, 20, "the manager looks at the peers")
+
+
+@topic.row("an instance that is removed and added again at once, with the same key: a handshake of before is not news",
+           only="wireguard", seconds=60)
+def _(lab):
+    cvm = lab.cvms["beta1"]
+    cvm.ns.ip("link set beta1 down")
+    lab.ctl("cvm", "remove", "beta1")
+    cvm.register()
+    equal(lab.health("beta1"), "never seen", "health")
+    wait_for_looks(lab, 3)
+    equal(lab.health("beta1"), "never seen", "health, after the manager has looked")
+    cvm.handshake()
+    lab.wait_healthy()
+    works(lab, "beta1-8080")
+
+
 @topic.row("a silenced instance goes out of rotation when its handshake is too old, and comes back", only="wireguard",
            seconds=60)
 def _(lab):

@@ -360,7 +360,7 @@ static void test_stopped_reader(void)
 	client = peer(0, lab.client, BYTES, true);
 	cvm = peer(1, lab.cvm, 0, true);
 	sent = send_until_blocked(&lab, &client);
-	ktap_ok(sent < BYTES && lab.relay.to_cvm.in_pipe <= PH_PIPE_BYTES,
+	ktap_ok(sent < BYTES && lab.relay.to_cvm.in_pipe <= (means.pipes.wide_max ? PH_PIPE_WIDE_BYTES : PH_PIPE_BYTES),
 		"stopped reader: the sender is stopped after %zu", sent);
 	ktap_ok(lab.relay.to_cvm.pipe.in >= 0 && lab.relay.to_client.pipe.in < 0,
 		"stopped reader: a pipe is held in that direction only");
@@ -425,7 +425,7 @@ static unsigned count_wide(const struct ph_pipe *pipes, unsigned count)
 
 static void test_wide(void)
 {
-	struct ph_pipes few = { .wide_max = 2 };
+	struct ph_pipes few = { .count_max = 4, .wide_max = 2 };
 	struct ph_pipe pipes[4];
 	int err = 0;
 
@@ -435,13 +435,17 @@ static void test_wide(void)
 	ph_pipes_drop(&few, &pipes[0]);
 	for (unsigned i = 1; i < 4; i++)
 		ph_pipes_give(&few, &pipes[i]);
-	ktap_ok(few.wide == 1 && count_wide(few.spare, few.count) == 1, "pipes: one that is closed makes room for another");
+	ktap_ok(few.wide == 1 && few.count == 3 && count_wide(few.spare, few.count) == 1, "pipes: the others are at hand");
+	err = ph_pipes_take(&few, &pipes[0]);
+	ktap_ok(!err && few.wide == 2 && count_wide(pipes, 1) == 1, "pipes: one at hand is made wide when there is room again");
+	ph_pipes_give(&few, &pipes[0]);
 	ph_pipes_close(&few);
 	ktap_ok(!few.wide && !few.count, "pipes: none is left");
 }
 
 static void test_turn(void)
 {
+	uint64_t before, most = 0;
 	struct lab lab;
 
 	set_up(&lab);
@@ -449,11 +453,15 @@ static void test_turn(void)
 		;
 	/* There is more all the time: a turn that ended only for want of bytes would not end. */
 	for (int i = 0; i < 10000 && lab.progress != PH_PROGRESS_AGAIN; i++) {
+		before = stats.bytes_from_clients;
 		run_once(&lab);
+		if (stats.bytes_from_clients - before > most)
+			most = stats.bytes_from_clients - before;
 		recv(lab.cvm, received[0], BYTES, MSG_DONTWAIT);
 		send(lab.client, data[0], BYTES, MSG_DONTWAIT);
 	}
-	ktap_ok(lab.progress == PH_PROGRESS_AGAIN, "turn: a busy stream lets others have theirs");
+	ktap_ok(lab.progress == PH_PROGRESS_AGAIN && most < PH_TURN_ROUNDS * PH_PIPE_BYTES + PH_PIPE_WIDE_BYTES,
+		"turn: a busy stream lets others have theirs, after %llu bytes at most", (unsigned long long)most);
 	tear_down(&lab);
 }
 
@@ -504,19 +512,24 @@ int main(void)
 		data[0][i] = (uint8_t)random();
 		data[1][i] = (uint8_t)random();
 	}
-	test_both_ways("splice");
-	test_client_ends_first();
-	test_cvm_ends_first();
-	test_reset(true);
-	test_reset(false);
-	test_reset_against_the_stream();
-	test_reset_while_writing();
-	test_stopped_reader();
-	test_pipes();
-	test_spare_pipes_bounded();
+	for (int wide = 0; wide < 2; wide++) {
+		ph_pipes_init(&means.pipes, 1);
+		if (!wide)
+			means.pipes.wide_max = 0;
+		test_both_ways(wide ? "splice, wide" : "splice");
+		test_client_ends_first();
+		test_cvm_ends_first();
+		test_reset(true);
+		test_reset(false);
+		test_reset_against_the_stream();
+		test_reset_while_writing();
+		test_stopped_reader();
+		test_pipes();
+		test_spare_pipes_bounded();
+		test_turn();
+		test_without_pipes();
+		ph_pipes_close(&means.pipes);
+	}
 	test_wide();
-	test_turn();
-	test_without_pipes();
-	ph_pipes_close(&means.pipes);
 	return ktap_end();
 }

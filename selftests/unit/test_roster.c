@@ -149,29 +149,68 @@ static void test_details(void)
 	ph_roster_free(roster);
 }
 
+struct left {
+	unsigned count;
+	uint8_t last[PH_KEY_LEN];
+};
+
+static void note_left(const uint8_t public_key[PH_KEY_LEN], void *arg)
+{
+	struct left *left = arg;
+
+	left->count++;
+	memcpy(left->last, public_key, PH_KEY_LEN);
+}
+
+static struct left left_at(struct ph_roster *roster, uint64_t now_ns, unsigned max)
+{
+	struct left left = { 0 };
+
+	ph_roster_forget_left(roster, now_ns, max, note_left, &left);
+	return left;
+}
+
 static void test_leaving(void)
 {
 	struct ph_cvm first = cvm(1, 1, 11), second = cvm(2, 1, 12);
+	struct ph_leaving *one, *two, *three;
 	struct ph_roster *roster = NULL;
-	uint8_t key[PH_KEY_LEN];
+	struct left left;
 
-	if (!ktap_ok(!ph_roster_new(&roster) && !ph_roster_leave(roster, first.public_key, 100) &&
-		     !ph_roster_leave(roster, second.public_key, 200), "two leave"))
+	if (ph_roster_new(&roster))
+		return;
+	one = ph_roster_leave(roster, first.public_key);
+	two = ph_roster_leave(roster, second.public_key);
+	if (!ktap_ok(one && two, "two leave"))
 		return;
 	ph_roster_clear(roster);
 	ktap_ok(ph_roster_is_leaving(roster, first.public_key) && ph_roster_is_leaving(roster, second.public_key) &&
 		!ph_roster_find_key(roster, first.public_key) && !ph_roster_count(roster),
 		"who leaves is none of the roster's, and is known all the same");
-	ktap_ok(!ph_roster_take_left(roster, 99, key) && ph_roster_take_left(roster, 100, key) &&
-		!memcmp(key, first.public_key, PH_KEY_LEN) && !ph_roster_is_leaving(roster, first.public_key) &&
-		!ph_roster_take_left(roster, 199, key), "each has left when it is time, and once");
-	ktap_ok(!ph_roster_set(roster, &second) && !ph_roster_take_left(roster, 200, key) &&
-		!ph_roster_is_leaving(roster, second.public_key), "one that came back does not go");
-	ph_roster_remove(roster, second.slot);
-	ktap_ok(!ph_roster_leave(roster, second.public_key, 300) && !ph_roster_leave(roster, second.public_key, 400) &&
-		!ph_roster_take_left(roster, 300, key) && ph_roster_take_left(roster, 400, key),
+	ktap_ok(!left_at(roster, UINT64_MAX - 1, 9).count, "nobody goes before it is said when");
+	ph_roster_leave_by(two, 100);
+	ph_roster_leave_by(one, 200);
+	left = left_at(roster, 100, 9);
+	ktap_ok(left.count == 1 && !memcmp(left.last, second.public_key, PH_KEY_LEN) && !left_at(roster, 199, 9).count &&
+		!ph_roster_is_leaving(roster, second.public_key), "each goes when it is time, and once");
+	ktap_ok(!ph_roster_set(roster, &first) && !left_at(roster, 200, 9).count &&
+		!ph_roster_is_leaving(roster, first.public_key), "one that came back does not go");
+	ph_roster_remove(roster, first.slot);
+	one = ph_roster_leave(roster, first.public_key);
+	two = ph_roster_leave(roster, first.public_key);
+	ph_roster_leave_by(one, 300);
+	ph_roster_leave_by(two, 400);
+	ktap_ok(!left_at(roster, 300, 9).count && left_at(roster, 400, 9).count == 1,
 		"one that came back and was removed again goes when its last time is over");
-	ktap_ok(!ph_roster_leave(roster, first.public_key, 500), "one is left in it");
+	one = ph_roster_leave(roster, first.public_key);
+	two = ph_roster_leave(roster, second.public_key);
+	three = ph_roster_leave(roster, cvm(3, 1, 13).public_key);
+	ph_roster_leave_by(one, 500);
+	ph_roster_leave_by(three, 500);
+	ktap_ok(two && left_at(roster, 500, 1).count == 1 && left_at(roster, 500, 1).count == 1 && !left_at(roster, 500, 1).count,
+		"no more at once than is said");
+	ktap_ok(left_at(roster, UINT64_MAX, 9).count == 1, "at the end of time all have left");
+	ktap_ok(ph_roster_leave(roster, first.public_key) != NULL, "one is left in it");
 	ph_roster_free(roster);
 }
 

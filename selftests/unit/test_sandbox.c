@@ -213,6 +213,13 @@ static int make_wide(void)
 	return pipe2(fds, O_NONBLOCK) || fcntl(fds[1], F_SETPIPE_SZ, PH_PIPE_WIDE_BYTES) < PH_PIPE_WIDE_BYTES;
 }
 
+static int make_wider(void)
+{
+	int fds[2];
+
+	return pipe2(fds, O_NONBLOCK) || fcntl(fds[1], F_SETPIPE_SZ, 4 * PH_PIPE_WIDE_BYTES) < 0;
+}
+
 static int signal_on_input(void)
 {
 	return fcntl(STDIN_FILENO, F_SETOWN, getppid()) != 0;
@@ -259,6 +266,7 @@ static const struct {
 	{ "trace a process", trace, false },
 	{ "fork", fork_off, false },
 	{ "send a signal", kill_parent, false },
+	{ "make a pipe wider still", make_wider, false },
 	{ "have a descriptor signal somebody", signal_on_input, false },
 	{ "become root", become_root, false },
 	{ "become dumpable", become_dumpable, false },
