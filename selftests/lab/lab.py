@@ -19,11 +19,13 @@ from pathlib import Path
 from . import certs, netns, servers, tls
 
 SLOW = float(os.environ.get("PHALA_SLOW", "1"))
+GUEST = bool(os.environ.get("PHALA_GUEST"))                 # emulated, and without the time for everything
 KERNEL_PATH = os.environ.get("PHALA_PATH") == "kernel"       # passthrough by steer rather than by the relay
 DOMAIN = "gw.test"
 GATEWAY, GATEWAY6, CLIENT = "192.0.2.1", "2001:db8::1", "192.0.2.2"
 TUNNEL_GATEWAY = "10.0.0.1"
 CVMS = (("alpha1", "alpha"), ("alpha2", "alpha"), ("beta1", "beta"))
+INITIATION, KEEPALIVE = 148, 32                             # bytes of WireGuard's messages
 
 
 def has_wireguard():
@@ -93,9 +95,21 @@ class Cvm:
             raise RuntimeError(f"{self.name}: wg-quick {verb}: {done.stderr}")
 
     def handshake(self):
-        """A new WireGuard handshake now: the kernel makes one when a device with keepalive comes up."""
-        if self.lab.wireguard:
-            self.ns.ip(f"link set {self.name} down\nlink set {self.name} up\nroute add 10.0.0.0/24 dev {self.name}\n")
+        """A new WireGuard handshake: the kernel makes one when a device with keepalive comes up. The device has forgotten the old
+        keys, so this returns when the gateway no longer sends by them."""
+        if not self.lab.wireguard:
+            return
+        key = self.ns.run(["wg", "show", self.name, "public-key"]).stdout.strip()
+
+        def heard():
+            """Bytes, by the gateway."""
+            shown = self.lab.gateway.run(["wg", "show", "wg0", "transfer"]).stdout.splitlines()
+            return next((int(line.split()[1]) for line in shown if line.startswith(key)), 0)
+        self.ns.ip(f"link set {self.name} down\n")
+        before = heard()
+        self.ns.ip(f"link set {self.name} up\nroute add 10.0.0.0/24 dev {self.name}\n")
+        # A responder has the new keys in use once a packet by them has confirmed the response (WireGuard, section 5.1).
+        wait_until(lambda: heard() >= before + INITIATION + KEEPALIVE, 15, f"{self.name}: a handshake")
 
 
 # What is freed is kept for the address sanitizer to find its use: little of it, or a process grows to 256 MiB more.
@@ -178,7 +192,9 @@ class Lab:
             "Gateway": {"Listen": [f"{GATEWAY}:443", f"[{GATEWAY6}]:443"], "Workers": 2, "User": "nobody",
                         "StateDir": self.directory / "state", "RunDir": self.directory / "run",
                         "BpfDir": "/sys/fs/bpf/phala",
-                        "Nic": "n0" if KERNEL_PATH else None},
+                        "Nic": "n0" if KERNEL_PATH else None,
+                        # In a guest either end may be late by the time-outs that are the default; who tests them sets them.
+                        **({"ConnectTimeout": "4s", "HelloTimeout": "20s"} if GUEST else {})},
             f"Domain {DOMAIN}": {"Certificate": self.certificate[0], "PrivateKey": self.certificate[1]},
             "Tunnel": {"Type": "wireguard", "Interface": "wg0", "PrivateKeyFile": self.key_file, "ListenPort": 51820,
                        "Address": f"{TUNNEL_GATEWAY}/24", "Endpoint": "198.51.100.1:51820"} if self.wireguard else
