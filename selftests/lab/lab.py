@@ -108,7 +108,7 @@ class Cvm:
         self.ns.ip(f"link set {self.name} down\n")
         before = heard()
         self.ns.ip(f"link set {self.name} up\nroute add 10.0.0.0/24 dev {self.name}\n")
-        # A responder has the new keys in use once a packet by them has confirmed the response (WireGuard, section 5.1).
+        # Which is once a packet by the new ones has confirmed the response (Linux, wg_noise_received_with_keypair()).
         wait_until(lambda: heard() >= before + INITIATION + KEEPALIVE, 15, f"{self.name}: a handshake")
 
 

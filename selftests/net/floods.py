@@ -4,24 +4,24 @@
     attacker ┬ c0 ── n0 ─ gate ─ steer ─ listening ports          198.18.0.0/16 is nobody's, 198.19.0.0/28 the attacker's,
       client ┘                                                     and the gateway knows a way to both
 """
-import contextlib, itertools, json, os, socket, struct, subprocess, time
+import contextlib, itertools, json, socket, struct, subprocess, time
 
 from lab import tls
 from lab.attack import TCP, checksum, ip6
-from lab.lab import CLIENT, DOMAIN, GATEWAY, GATEWAY6, SLOW, wait_until
+from lab.lab import CLIENT, DOMAIN, GATEWAY, GATEWAY6, GUEST, SLOW, wait_until
 from gate import ACK, ETH_P_IPV6, MODES, Raw, gate, mac, restart
 from gate import counters as gate_counters
 from kernel import flows, port_of
 from rows import Topic, equal, expect, passthrough_pair, standard_pair
 from slow import memory
 
-GUEST = bool(os.environ.get("PHALA_GUEST"))
 HELLO_TIMEOUT = 2.0 * max(1, SLOW / 3)
 HELLO_TIMEOUT_TEXT = f"{HELLO_TIMEOUT * 1000:.0f}ms"
 CLIENT6 = "2001:db8::2"
 SPOOFED, OWN = "198.18.0.0/16", "198.19.0.0/28"
 RESETS_S = 1000                         # PH_RESETS_S
 PAIRS = 3 if GUEST else 5               # of others' connections
+KERNELS = 1 if GUEST else PAIRS - 1     # of them, at least: a hello that comes after the deferral is a worker's
 GROWTH = 16 << 20                       # bytes of workers' memory that come and stay: buffers, session tickets
 
 
@@ -149,7 +149,8 @@ for mode in MODES:
                         pairs.append(passthrough_pair(lab, "alpha1-7813s", "alpha1", 7813, family, source=sources[family]))
                     expect(prefix in known(), f"{prefix} is known")
                     by_kernel, all_of_them = is_spliced(lab, *(client for client, _ in pairs)), len(pairs)
-                    expect(by_kernel >= all_of_them - 1 if family == 4 else not by_kernel,
+                    least = all_of_them // 2 if GUEST else all_of_them - 1
+                    expect(by_kernel >= least if family == 4 else not by_kernel,
                            f"{by_kernel} of {all_of_them} over IPv{family} are the kernel's")
                     for sock in itertools.chain(*pairs):
                         sock.close()
@@ -168,11 +169,12 @@ def _(lab):
     before, lost, begun = resets(lab), count(lab, "nobodys"), time.monotonic()
     with no_trace(lab), flood(lab, "ack", 3 * RESETS_S if GUEST else 20 * RESETS_S) as sent:
         wait_until(lambda: count(lab, "nobodys") > lost, 10, "some are not answered")
-        expect(serve(lab, PAIRS) >= PAIRS - 1, "others' connections are the kernel's")
+        expect(serve(lab, PAIRS) >= KERNELS, "others' connections are the kernel's")
     answered, lost = resets(lab) - before, count(lab, "nobodys") - lost
     most = RESETS_S * (time.monotonic() - begun + 1)
     expect(RESETS_S <= answered <= most, f"{answered} were answered, of {most:.0f} at most")
-    expect(answered + lost >= 0.9 * sent["packets"], f"{answered} answered and {lost} not are all of {sent['packets']}")
+    expect(answered + lost >= (0.7 if GUEST else 0.9) * sent["packets"],
+           f"{answered} answered and {lost} not are all of {sent['packets']}")
     with Raw(lab) as raw:
         for payload in (b"", b"data"):          # few are all answered: a client that was forgotten learns so
             def one():
@@ -218,7 +220,7 @@ def _(lab, kind, reason):
     with no_trace(lab), flood(lab, kind, MANY) as sent:
         expect(serve(lab, 2) >= 1, "others' connections are the kernel's")
         wait_until(lambda: count(lab, reason) >= ended + MANY, 10 + 5 * HELLO_TIMEOUT, "as many as there are end")
-        expect(active(lab) <= MANY + 10, f"{active(lab)} connections of {MANY}")
+        wait_until(lambda: active(lab) <= MANY + 10, 5, f"no more than {MANY} connections")     # a worker counts once a turn
         expect(serve(lab, 2) >= 1, "others' connections are the kernel's")
     expect(sent["connections"] > MANY, f"{sent} were begun: others take the place of those that are closed")
 
