@@ -15,6 +15,7 @@ SO_RCVBUFFORCE, SO_BINDTODEVICE, PACKET_OUTGOING = 33, 25, 4
 BATCH = 200                     # WireGuard's queues hold 1024 packets
 PROTOCOLS = (0, 1, 2, 4, 6, 17, 33, 41, 47, 50, 51, 89, 103, 112, 132, 136, 253)
 ERRORS = (3, 11, 12)            # destination unreachable, time exceeded, parameter problem
+LATE = 5                        # packets that CVMs may say meanwhile of connections of earlier rows, which they have not given up yet
 
 
 def checksum(data):

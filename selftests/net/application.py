@@ -9,7 +9,7 @@
 import socket
 
 from lab import netns, servers, tls
-from lab.attack import Attacker, tcp
+from lab.attack import LATE, Attacker, tcp
 from lab.lab import DOMAIN
 from rows import LIMIT, Topic, counted, equal, expect
 
@@ -94,4 +94,5 @@ def _(lab):
             address for address, _ in SERVICES.values())) for port in (PUBLISHED, 80, 9000, 6432)]
         attacker.send(packets)
         equal(attacker.seen(), {}, "packets seen anywhere")
-        equal(lab.json("guard", "show")["totals"]["uncalled"] - before, len(packets), "packets that guard counted")
+        late = lab.json("guard", "show")["totals"]["uncalled"] - before - len(packets)
+        expect(0 <= late <= LATE, f"guard counted {late} packets more than the {len(packets)} that were sent")
