@@ -40,7 +40,7 @@ def client_first(place):
     client.sent(1)
     client.read(1 << 20, 2)
     expect(client.finished, "no FIN from the CVM")
-    equal(state_of(place, client), ("ended", "closed"), "flow")
+    wait_until(lambda: state_of(place, client) == ("ended", "closed"), 2, "the flow's end")
 
 
 @row(rows, "half-close: the other direction goes on")
@@ -155,7 +155,7 @@ def blind_cvm(place):
 def forged(place):
     client, cvm, syn = bound(place)
     client.send(flags=RST, seq=(client.isn + 1 + len(HELLO)) & MASK)
-    equal(state_of(place, client), ("ended", "client-reset"), "after the reset")
+    wait_until(lambda: state_of(place, client) == ("ended", "client-reset"), 2, "the end by the reset")
     until = time.monotonic() + 7 * SLOW
     while time.monotonic() < until and state_of(place, client) != ("spliced", "client-reset"):
         client.send(b"on", flags=ACK | PSH, ack=(client.gateway_isn + 1) & MASK)
@@ -183,13 +183,13 @@ def port_again(place):
 
 @row(rows, "idle: both ends are told")
 def idle(place):
-    place.stand("limit", 0, 1000, 3)
+    place.stand("limit", 0, int(1000 * SLOW), 3)
     before = place.stand.reasons()
     client = spliced(place)
     equal(place.stand("idle"), ["0"], "ended too early")
     wait_until(lambda: place.stand("idle") == ["1"], 4, "end")
     expect(client.next(want=lambda segment: segment.flags & RST), "the client was not told")
-    equal(place.cvms[0].ns.run(["ss", "-Htn", "state", "established"]).stdout, "", "connections at the CVM")
+    wait_until(lambda: not place.cvms[0].ns.run(["ss", "-Htn", "state", "established"]).stdout, 2, "no connection at the CVM")
     equal(place.stand.since(before).get("idle"), 1, "counted")
 
 
@@ -241,7 +241,7 @@ def removed(place):
         except ConnectionResetError:
             pass
         sock.close()
-    wait_until(lambda: len(established()) == before - 10, 2, "the CVM's connections gone")
+    wait_until(lambda: len(established()) <= before - 10, 2, "the CVM's connections gone")
 
 
 def reset_at_once(place):

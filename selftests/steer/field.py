@@ -107,7 +107,7 @@ def echo(connection):
 
 
 def relay(connection):
-    connection.settimeout(2)
+    connection.settimeout(2 * SLOW)
     data = connection.recv(65536)
     connection.sendall(b"RELAY" + data)
 

@@ -2,7 +2,7 @@
 """Hellos in pieces. The client never retransmits: what arrives did so at once."""
 import random, socket, struct
 
-from field import CHROMIUM, GUEST, RAW, STANDARD, equal, expect, hello, many, receive, row
+from field import CHROMIUM, GUEST, RAW, SLOW, STANDARD, equal, expect, hello, many, receive, row, wait_until
 
 rows = []
 
@@ -97,7 +97,7 @@ LONG = hello("app1-s.phala.test", 3000) + bytes(9000)
      order=[*range(17, 0, -2), *range(16, -1, -2)], reason="declined-pieces")
 def given_up(place, stream, cuts, order, reason):
     def relay(connection):
-        connection.settimeout(2)
+        connection.settimeout(2 * SLOW)
         connection.sendall(b"RELAY" + receive(connection, len(stream)))
     place.relay = relay
     before = place.stand.reasons()
@@ -114,7 +114,7 @@ def accounted(place, order):
     told = []
 
     def relay(connection):
-        connection.settimeout(2)
+        connection.settimeout(2 * SLOW)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(STANDARD))
         seen = connection.recv(len(STANDARD), socket.MSG_PEEK | socket.MSG_WAITALL)
         told.append((struct.unpack("9I", connection.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[0], len(seen)))
@@ -168,7 +168,7 @@ def at_once(place):
         for client in clients:
             client.send_at(*client.pieces(CHROMIUM, 1000)[part])
     expect(len({client.sport for client in clients}) == 64, "ports")
-    flows = [flow for flow in place.stand.flows() if flow["client"].startswith(RAW) and flow["state"] == "spliced"]
-    equal(len(flows), 64, "spliced flows")
+    spliced = lambda: sum(flow["client"].startswith(RAW) and flow["state"] == "spliced" for flow in place.stand.flows())
+    wait_until(lambda: spliced() == 64, 2, "64 spliced flows")
     for client in clients:
         client.reset()

@@ -2,7 +2,7 @@
 """Bytes through spliced flows: intact, both ways, whatever the options, over good lines and bad ones."""
 import itertools, os, socket, threading, time
 
-from field import CLIENT, GUEST, SLOW, Failed, echo, equal, expect, hello, receive, row, wait_until
+from field import CLIENT, GUEST, SLOW, Failed, echo, equal, expect, hello, many, receive, row, wait_until
 
 rows = []
 HELLO = hello("app1-s.phala.test")
@@ -57,8 +57,8 @@ def transfer(place, size, timeout=60, line=None, **connect):
 def plain(place):
     before = place.stand.reasons()
     transfer(place, MIB)
-    counted = place.stand.since(before)
-    equal((counted.get("spliced"), counted.get("closed")), (1, 1), f"counted {counted}")
+    counted = lambda: [place.stand.since(before).get(reason) for reason in ("spliced", "closed")]
+    wait_until(lambda: counted() == [1, 1], 2, "one spliced and one closed")
 
 
 def options_row(side, option, line):
@@ -167,7 +167,7 @@ ecn_row("one")
 
 
 @row(rows, "many at once over a line that loses and doubles", 120)
-def many(place):
+def bad_line(place):
     errors, before = [], place.stand.reasons()
     place.relay = echo
     place.lose("bad", (place.client, "c0"), (place.cvms[0].ns, "t0"))
@@ -217,12 +217,12 @@ def stopped(place):
 
 @row(rows, "a thousand short connections, and nothing is left", 90)
 def thousand(place):
-    before = place.stand.reasons()
-    errors = []
+    before, each, errors = place.stand.reasons(), many(125), []
+    place.relay = echo                          # for a hello that comes after the deferral, as one in a guest may
 
     def some():
         try:
-            for _ in range(125):
+            for _ in range(each):
                 transfer(place, 300, 20)
         except Exception as error:
             errors.append(error)
@@ -233,7 +233,9 @@ def thousand(place):
         thread.join()
     if errors:
         raise errors[0]
-    counted = place.stand.since(before)
-    equal((counted.get("spliced"), counted.get("closed")), (1000, 1000), f"counted {counted}")
+    late = place.stand.since(before).get("declined-accepted", 0)
+    expect(late <= (8 * each // 10 if GUEST else 0), f"{late} of {8 * each} were late")
+    counted = lambda: [place.stand.since(before).get(reason) for reason in ("spliced", "closed")]
+    wait_until(lambda: counted() == [8 * each - late] * 2, 2, f"{8 * each - late} spliced and closed")
     wait_until(lambda: not place.stand.flows(), 12, "the table empty")
     equal([one for one in place.requests() if f" {CLIENT}:" in one], [], "request socks")
