@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +23,7 @@
 #define SEEN_PER_TICK 4096			/* rows in one transaction, so that a tick does not take long */
 #define PEER_STAYS_NS (2 * NS_PER_S)		/* a CVM that is reset has a round trip to protest, and to be told again */
 #define LEFT_PER_TICK 256			/* peers removed in one: the kernel waits for its CPUs at each */
+#define LEFT_AT_END 1024
 #define STALE_MAX 64				/* so many instances are ended one by one; if there are more, all are */
 
 /* Logs @text unless it was the last thing logged here; "" says that all is well again. */
@@ -302,9 +302,9 @@ void ph_keeper_free(struct ph_keeper *keeper)
 {
 	if (!keeper)
 		return;
-	/* Nobody else would before the next start. */
+	/* Nobody else would before the next start; and the holder waits no longer than for so many. */
 	if (keeper->roster && keeper->device)
-		ph_roster_forget_left(keeper->roster, UINT64_MAX, UINT_MAX, remove_left, keeper);
+		ph_roster_forget_left(keeper->roster, UINT64_MAX, LEFT_AT_END, remove_left, keeper);
 	ph_gates_free(keeper->gates);
 	ph_nics_free(keeper->nics);
 	ph_device_free(keeper->device);
@@ -416,17 +416,21 @@ static bool is_own_key(const struct ph_keeper *keeper, const uint8_t public_key[
 	return state->has_key && !memcmp(state->public_key, public_key, PH_KEY_LEN);
 }
 
-/* Somebody else is to be this instance: nobody picks it before the new tunnel's first handshake. */
-static void end_connections(struct ph_keeper *keeper, const struct ph_cvm *cvm)
+/*
+ * @old has gone, and @cvm has its slot: from then on what is @old's ends at its next packet at the latest, and nobody picks
+ * the instance before the new tunnel's first handshake.
+ */
+static void replace(struct ph_keeper *keeper, const struct ph_cvm *old, const struct ph_cvm *cvm)
 {
-	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE, .ref = { cvm->slot, cvm->generation } };
-	int ended;
+	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE, .ref = { old->slot, old->generation } };
+	int err;
 
-	carry_out(keeper, "forgetting its handshake", cvm, ph_reconcile_add(keeper->maps, cvm, true, &keeper->apps));
-	ended = ph_nics_end_instance(keeper->nics, message.ref);
-	carry_out(keeper, "ending its connections", cvm, ended < 0 ? ended : 0);
-	carry_out(keeper, "ending its connections", cvm,
-		  ph_fanout_send(keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL));
+	carry_out(keeper, "routing", cvm, ph_reconcile_add(keeper->maps, cvm, true, &keeper->apps));
+	ph_nics_end_instance(keeper->nics, message.ref);
+	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
+	if (err)
+		ph_log(PH_LOG_ERROR, "%s: cannot tell workers to end connections to the old one: %s", cvm->instance_id,
+		       strerror(-err));
 }
 
 int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *instance_id,
@@ -448,7 +452,7 @@ int ph_keeper_add(struct ph_keeper *keeper, const char *app_id, const char *inst
 
 	same_key = known && !memcmp(old.public_key, public_key, PH_KEY_LEN);
 	if (known && !same_key) {
-		end_connections(keeper, &cvm);
+		replace(keeper, &old, &cvm);
 		carry_out(keeper, "removing the old peer", &cvm, ph_device_remove_peer(keeper->device, old.public_key));
 	}
 	/* One that stays for a while since its CVM was removed has a handshake of that one's. */
@@ -557,7 +561,9 @@ static void free_slot(const struct ph_message *message, void *arg)
 
 /* A CVM that was removed, until all its connections have ended: from then on its peer stays for a while. */
 struct removal {
+	struct ph_keeper *keeper;
 	struct ph_leaving *leaving;
+	bool left;				/* the kernel path has some whose locks were not to be had */
 	void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg);
 	void *arg;
 };
@@ -573,10 +579,13 @@ static void begin_stay(struct ph_leaving *leaving)
 
 static void end_removal(const struct ph_message *message, const struct ph_fanout_result *result, void *arg)
 {
+	struct ph_message told = *message;
 	struct removal *removal = arg;
+	int ended = removal->left ? ph_nics_end_instance(removal->keeper->nics, message->ref) : 0;
 
+	told.count += ended > 0 ? (uint32_t)ended : 0;	/* what is left even now ends at its next packet */
 	begin_stay(removal->leaving);
-	removal->done(message, result, removal->arg);
+	removal->done(&told, result, removal->arg);
 	free(removal);
 }
 
@@ -596,7 +605,7 @@ int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 		snprintf(error, error_size, "out of memory");
 		return -ENOMEM;
 	}
-	*removal = (struct removal){ .done = done, .arg = arg };
+	*removal = (struct removal){ .keeper = keeper, .done = done, .arg = arg };
 	carry_out(keeper, "taking it off the maps", &cvm, ph_reconcile_remove(keeper->maps, &cvm, &keeper->apps));
 	err = ph_registry_remove(keeper->registry, instance_id, error, error_size);
 	if (err) {
@@ -610,10 +619,9 @@ int ph_keeper_remove(struct ph_keeper *keeper, const char *instance_id,
 	message.ref.slot = cvm.slot;
 	message.ref.generation = cvm.generation;
 	ended = ph_nics_end_instance(keeper->nics, message.ref);
-	/* Where some are left the slot stays as it is: mending finds it, and ends them. */
-	carry_out(keeper, "ending its connections", &cvm, ended < 0 ? ended : 0);
+	removal->left = ended < 0;
 	message.count = ended < 0 ? 0 : (uint32_t)ended;
-	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, ended < 0 ? NULL : free_slot, keeper, end_removal, removal);
+	err = ph_fanout_send(keeper->fanout, &message, NULL, 0, free_slot, keeper, end_removal, removal);
 	if (err) {
 		begin_stay(removal->leaving);
 		free(removal);

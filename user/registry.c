@@ -31,6 +31,7 @@ enum query {
 	FIND_BY_KEY,
 	COUNT_OF_APP,
 	INSERT,
+	REKEY,
 	RENEW,
 	DRAIN,
 	SEEN,
@@ -47,7 +48,9 @@ static const char *const queries[QUERY_COUNT] = {
 	[COUNT_OF_APP] = "SELECT count(*) FROM cvm WHERE app_id = ?1",
 	[INSERT] = ("INSERT INTO cvm (instance_id, app_id, public_key, address, slot, added_s)"
 		    " VALUES (?1, ?2, ?3, ?4, ?5, ?6)"),
-	[RENEW] = "UPDATE cvm SET public_key = ?2, draining = 0 WHERE instance_id = ?1",
+	[REKEY] = ("INSERT OR REPLACE INTO cvm (instance_id, app_id, public_key, address, slot, added_s)"
+		   " SELECT instance_id, app_id, ?2, address, slot, added_s FROM cvm WHERE instance_id = ?1"),
+	[RENEW] = "UPDATE cvm SET draining = 0 WHERE instance_id = ?1",
 	[DRAIN] = "UPDATE cvm SET draining = ?2 WHERE instance_id = ?1",
 	[SEEN] = "UPDATE cvm SET seen_s = ?2 WHERE instance_id = ?1",
 	[REMOVE] = "DELETE FROM cvm WHERE instance_id = ?1",
@@ -388,10 +391,13 @@ static int add(struct ph_registry *registry, const char *app_id, const char *ins
 		err = insert(registry, app_id, instance_id, public_key, error, error_size);
 		if (err)
 			return err;
-	} else if (cvm->draining || memcmp(cvm->public_key, public_key, PH_KEY_LEN)) {
-		statement = ready_for(registry, RENEW, instance_id);
+	} else if (memcmp(cvm->public_key, public_key, PH_KEY_LEN)) {	/* another CVM, and another generation */
+		statement = ready_for(registry, REKEY, instance_id);
 		sqlite3_bind_blob(statement, 2, public_key, PH_KEY_LEN, SQLITE_STATIC);
 		if (ph_database_run(statement))
+			return refuse_sqlite(registry, error, error_size);
+	} else if (cvm->draining) {
+		if (ph_database_run(ready_for(registry, RENEW, instance_id)))
 			return refuse_sqlite(registry, error, error_size);
 	}
 	if (run_cvm(ready_for(registry, FIND, instance_id), cvm))

@@ -60,8 +60,9 @@ void ph_registry_free(struct ph_registry *registry);
  * ph_registry_add() - register an instance, or register it again.
  * @ret_cvm: the row as it is on disk; untouched on failure.
  *
- * An instance that is registered already keeps its address, slot and generation (its key may change, and it no longer
- * drains) if it is of the same app. One that was removed gets its old address again while nobody else has it.
+ * An instance that is registered already keeps its address, slot and generation, and no longer drains, if it is of the same
+ * app; with another key it is another CVM, of a generation of its own. One that was removed gets its old address again while
+ * nobody else has it.
  *
  * Return: 0, or
  *   -EINVAL     an id that is no id, an all-zero or low-order key

@@ -56,7 +56,8 @@ void ph_relay_init(struct ph_relay *relay);
  * ph_relay_run() - move what can be moved.
  * @ret_reason: set on PH_PROGRESS_OVER: CLOSED after both FINs, CLIENT_RESET or CVM_RESET.
  *
- * A FIN is passed on as one after the last byte before it. A stopped reader costs what one pipe holds: PH_PIPE_BYTES, or of PH_PIPES_WIDE in all PH_PIPE_WIDE_BYTES.
+ * A FIN is passed on as one after the last byte before it. A stopped reader costs what one pipe holds: PH_PIPE_BYTES, or,
+ * for PH_PIPES_WIDE of them in all, PH_PIPE_WIDE_BYTES.
  */
 enum ph_progress ph_relay_run(struct ph_relay *relay, struct ph_end *client, struct ph_end *cvm,
 			      struct ph_relay_means *means, enum ph_reason *ret_reason);

@@ -50,7 +50,7 @@
 	X(CLIENT_RESET, "client-reset", "the client reset the connection")                                   \
 	X(CVM_RESET, "cvm-reset", "the CVM reset the connection")                                            \
 	X(IDLE, "idle", "no byte either way for the idle time-out")                                          \
-	X(INSTANCE_REMOVED, "instance-removed", "the instance was removed")                                  \
+	X(INSTANCE_REMOVED, "instance-removed", "the instance was removed, or is another CVM's now")         \
 	X(TUNNEL_GONE, "tunnel-gone", "the tunnel device disappeared")                                       \
 	X(SHUTDOWN, "shutdown", "the gateway was stopped")                                                   \
 	/* ourselves */                                                                                      \

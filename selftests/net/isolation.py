@@ -410,7 +410,7 @@ def _(lab):
         child.kill()
         child.wait()
     # Not the gateway's ICMP, late from the row without guard, and not what CVMs say of connections of earlier rows.
-    events = [event for event in events if event["reason"] != "not-ours" and event["from_port"] == 40000]
+    events = [event for event in events if event["reason"] != "not-ours" and event.get("from_port") == 40000]
     by = collections.Counter(event["instance"] for event in events)
     equal([(event["to"], event["to_port"], event["flags"]) for event in events if event["instance"] == "alpha2"],
           [(lab.cvms["alpha1"].address, 22, 2)] * 3, "events of who sent little")

@@ -70,6 +70,39 @@ def _(lab):
     equal(wg_show(lab, "latest-handshakes"), handshakes, "handshakes")
 
 
+@topic.row("a removed peer stays until all workers have ended its connections, and goes then", only="wireguard", seconds=60)
+def _(lab):
+    lab.ctl("cvm", "add", "--app", "gamma", "--instance", "gamma0", "--generate-key")
+    key = lab.json("cvm", "show", "gamma0")["public_key"]
+    worker = lab.processes()["worker 0"]
+    start, latest = time.monotonic(), 0
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        remover = lab.gateway.start([lab.build / "phalactl", "--config", lab.conf, "cvm", "remove", "gamma0"])
+        while remover.poll() is None:
+            begun = time.monotonic()
+            there = key in wg_show(lab, "allowed-ips")
+            if remover.poll() is None:
+                latest = begun - start
+                expect(there, f"the peer went after {latest:.1f} s")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    expect(latest > 3.5, f"only {latest:.1f} s were waited for the worker")
+    wait_until(lambda: key not in wg_show(lab, "allowed-ips"), 10, "the peer goes")
+
+
+@topic.row("a removed peer does not outlast phalad", only="wireguard")
+def _(lab):
+    lab.ctl("cvm", "add", "--app", "gamma", "--instance", "gamma0", "--generate-key")
+    key = lab.json("cvm", "show", "gamma0")["public_key"]
+    lab.ctl("cvm", "remove", "gamma0")
+    lab.stop()
+    expect(key not in wg_show(lab, "allowed-ips"), "the peer is there")
+    equal(len(wg_show(lab, "allowed-ips")), 3, "the others'")
+    lab.start()
+    lab.wait_healthy()
+
+
 @topic.row("phalad starts again and touches no peer that is right", only="wireguard")
 def _(lab):
     index = lab.gateway.run(["ip", "-o", "link", "show", "wg0"]).stdout.split(":")[0]

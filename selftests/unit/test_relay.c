@@ -441,6 +441,10 @@ static void test_wide(void)
 	ph_pipes_give(&few, &pipes[0]);
 	ph_pipes_close(&few);
 	ktap_ok(!few.wide && !few.count, "pipes: none is left");
+	ph_pipes_init(&few, 1);
+	ktap_ok(few.count_max == PH_PIPES_SPARE && few.wide_max == PH_PIPES_WIDE, "pipes: one worker has all that one may have");
+	ph_pipes_init(&few, 64);
+	ktap_ok(few.count_max * 64 == PH_PIPES_SPARE_ALL && few.wide_max * 64 == PH_PIPES_WIDE, "pipes: 64 have their share");
 }
 
 static void test_turn(void)

@@ -177,7 +177,7 @@ static void test_leaving(void)
 	struct ph_roster *roster = NULL;
 	struct left left;
 
-	if (ph_roster_new(&roster))
+	if (!ktap_ok(!ph_roster_new(&roster), "a roster"))
 		return;
 	one = ph_roster_leave(roster, first.public_key);
 	two = ph_roster_leave(roster, second.public_key);
