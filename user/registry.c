@@ -299,6 +299,14 @@ static int find_slot(const struct ph_registry *registry, uint32_t *ret_slot)
 	return -ENOSPC;
 }
 
+/* A row, and with it a generation, could not be made. */
+static int refuse_row(struct ph_registry *registry, char *error, size_t error_size)
+{
+	if (sqlite3_extended_errcode(registry->db) == SQLITE_CONSTRAINT_CHECK)
+		return refuse(-ENOSPC, error, error_size, "every generation that 32 bits can count has been given");
+	return refuse_sqlite(registry, error, error_size);
+}
+
 static int insert(struct ph_registry *registry, const char *app_id, const char *instance_id,
 		  const uint8_t public_key[PH_KEY_LEN], char *error, size_t error_size)
 {
@@ -320,9 +328,7 @@ static int insert(struct ph_registry *registry, const char *app_id, const char *
 		sqlite3_bind_int64(statement, 6, time(NULL));
 		err = ph_database_run(statement);
 	}
-	if (err && sqlite3_extended_errcode(registry->db) == SQLITE_CONSTRAINT_CHECK)
-		return refuse(-ENOSPC, error, error_size, "every generation that 32 bits can count has been given");
-	return err ? refuse_sqlite(registry, error, error_size) : 0;
+	return err ? refuse_row(registry, error, error_size) : 0;
 }
 
 /* Is there room for a new instance, and does nobody else go by these names? */
@@ -395,7 +401,7 @@ static int add(struct ph_registry *registry, const char *app_id, const char *ins
 		statement = ready_for(registry, REKEY, instance_id);
 		sqlite3_bind_blob(statement, 2, public_key, PH_KEY_LEN, SQLITE_STATIC);
 		if (ph_database_run(statement))
-			return refuse_sqlite(registry, error, error_size);
+			return refuse_row(registry, error, error_size);
 	} else if (cvm->draining) {
 		if (ph_database_run(ready_for(registry, RENEW, instance_id)))
 			return refuse_sqlite(registry, error, error_size);

@@ -393,6 +393,7 @@ static void test_slots_and_generations(void)
 	before = lab_dump(registry);
 	ktap_ok(lab_add(registry, "app", "i8", 18, &cvm) == -ENOSPC && strstr(lab_error, "generation"),
 		"there is none after it");
+	ktap_ok(lab_add(registry, "app", "i7", 99, &cvm) == -ENOSPC && strstr(lab_error, "generation"), "nor for another key");
 	after = lab_dump(registry);
 	ktap_ok(!strcmp(before, after), "and nothing changed");
 
