@@ -114,7 +114,8 @@ static const struct verb {
 	  "is, and the configuration takes it from /etc/wireguard/<interface>.key. With --generate-key the\n"
 	  "configuration holds the private key, which is kept nowhere else: send it to the CVM, and only there.\n"
 	  "\n"
-	  "An instance that is registered already keeps its address; its key is replaced, and it no longer drains.\n"
+	  "An instance that is registered already keeps its address, and no longer drains. With another key it is\n"
+	  "another CVM: connections to the one before end.\n"
 	  "\n"
 	  "  phalactl cvm add --app shop --instance shop1 --public-key \"$(cat shop1.pub)\" > phala.conf\n" },
 	{ "cvm", "list", ph_ctl_cvm_list, NULL, 0, BIT(OPTION_APP),
@@ -125,8 +126,9 @@ static const struct verb {
 	  "INSTANCE", "all about one instance", "" },
 	{ "cvm", "remove", ph_ctl_cvm_remove, "INSTANCE", 0, 0,
 	  "INSTANCE", "forget an instance, and end its connections",
-	  "Returns when all its connections are ended and its tunnel is closed. Its address rests for\n"
-	  "AddressQuarantine before another instance may have it.\n" },
+	  "Returns when all its connections are ended. Its tunnel closes two to three seconds later, so that what the CVM\n"
+	  "says to connections that were reset is answered. Its address rests for AddressQuarantine before another\n"
+	  "instance may have it.\n" },
 	{ "cvm", "drain", ph_ctl_cvm_drain, "INSTANCE", 0, BIT(OPTION_UNDO),
 	  "INSTANCE [--undo]", "no new connections for an instance; those it has go on", "" },
 	{ "app", "list", ph_ctl_app_list, NULL, 0, 0,
