@@ -304,19 +304,33 @@ static void check_domains(struct parser *parser)
 	}
 }
 
+/* Where a key of [Tunnel] was given. */
+static unsigned tunnel_line(const struct parser *parser, const char *name)
+{
+	size_t i = 0;
+
+	while (i < PH_SETTING_COUNT && (ph_settings[i].section != PH_SECTION_TUNNEL || strcmp(ph_settings[i].name, name)))
+		i++;
+	return i < PH_SETTING_COUNT ? parser->setting_lines[i] : 0;
+}
+
 /* Two prefixes nest or have nothing in common. */
 static void check_tunnel(struct parser *parser)
 {
-	const struct ph_tunnel *tunnel = &parser->config->tunnel;
+	const struct ph_config *config = parser->config;
+	const struct ph_tunnel *tunnel = &config->tunnel;
 	char range[INET_ADDRSTRLEN];
 
-	for (size_t i = 0; i < PH_SETTING_COUNT; i++) {
-		if (strcmp(ph_settings[i].name, "Address") || tunnel->prefix_len > tunnel->range_len ||
-		    (tunnel->address.s_addr ^ tunnel->range.s_addr) & ph_value_netmask(tunnel->prefix_len))
-			continue;
+	if (tunnel->prefix_len <= tunnel->range_len &&
+	    !((tunnel->address.s_addr ^ tunnel->range.s_addr) & ph_value_netmask(tunnel->prefix_len))) {
 		inet_ntop(AF_INET, &tunnel->range, range, sizeof(range));
-		fail(parser, parser->setting_lines[i],
+		fail(parser, tunnel_line(parser, "Address"),
 		     "Address: the gateway's own prefix leaves nothing of CvmRange %s/%u", range, tunnel->range_len);
+	}
+	for (uint32_t i = 0; i < PH_NICS_MAX && config->nics[i][0]; i++) {
+		if (!strcmp(config->nics[i], tunnel->interface))
+			fail(parser, tunnel_line(parser, "Interface"),
+			     "Interface = %s: it is a Nic too, and clients do not come in by the tunnel", tunnel->interface);
 	}
 }
 

@@ -231,6 +231,8 @@ static const struct {
 	  ":8: Address: the gateway's own prefix leaves nothing of CvmRange 10.0.0.0/24" },
 	{ "gateway's prefix holds the range", GATEWAY REST "CvmRange = 10.0.0.128/25\n",
 	  ":8: Address: the gateway's own prefix leaves nothing of CvmRange 10.0.0.128/25" },
+	{ "the tunnel is a NIC too", GATEWAY "Nic = eth0\nNic = wg0\n" REST,
+	  ":9: Interface = wg0: it is a Nic too" },
 	{ "endpoint without a port",
 	  GATEWAY REST "Endpoint = example.com\n", ":11: Endpoint = example.com: not a host" },
 	{ "endpoint without a host", GATEWAY REST "Endpoint = :51820\n", ":11: Endpoint = :51820: not a host" },
