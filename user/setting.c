@@ -91,6 +91,17 @@ static int set_user(const struct ph_setting *setting, void *field, const char *v
 	return 0;
 }
 
+/* A link-local one needs a device, which has no place here; multicast is taken by bind(2), and reached by nobody. */
+static bool is_listenable(const struct sockaddr_storage *address)
+{
+	const struct sockaddr_in6 *v6 = (const void *)address;
+	const struct sockaddr_in *v4 = (const void *)address;
+
+	if (address->ss_family == AF_INET6)
+		return !IN6_IS_ADDR_LINKLOCAL(&v6->sin6_addr) && !IN6_IS_ADDR_MULTICAST(&v6->sin6_addr);
+	return ntohl(v4->sin_addr.s_addr) >> 24 < 224;
+}
+
 /* Fills the first of the listening addresses that is free. */
 static int set_listen(const struct ph_setting *setting, void *field, const char *value, char *why, size_t why_size)
 {
@@ -103,6 +114,8 @@ static int set_listen(const struct ph_setting *setting, void *field, const char 
 		return refuse(why, why_size, "more than %zu addresses", count);
 	if (ph_value_socket(value, &listen[i].address, &listen[i].address_len))
 		return refuse(why, why_size, "not an address and port such as 0.0.0.0:443 or [::]:443");
+	if (!is_listenable(&listen[i].address))
+		return refuse(why, why_size, "link-local, multicast or broadcast: no address that clients connect to");
 	return 0;
 }
 
