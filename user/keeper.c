@@ -232,6 +232,8 @@ static int open_all(struct ph_keeper *keeper, bool fresh, bool wait, char *error
 	if (err)
 		snprintf(error, error_size, "roster: %s", strerror(-err));
 	if (!err)
+		err = ph_maps_lock(config->bpf_dir, &keeper->maps_lock_fd, error, error_size);
+	if (!err)
 		err = open_registry(keeper, error, error_size);
 	if (!err && fresh)
 		err = ph_maps_unpin(config->bpf_dir, error, error_size);
@@ -279,6 +281,7 @@ int ph_keeper_open(const struct ph_config *config, struct ph_fanout *fanout, boo
 	keeper->config = config;
 	keeper->fanout = fanout;
 	keeper->seen_slot = PH_INSTANCES_MAX;
+	keeper->maps_lock_fd = -1;
 	err = open_all(keeper, fresh, wait, error, error_size);
 	if (err) {
 		ph_keeper_free(keeper);
@@ -314,6 +317,8 @@ void ph_keeper_free(struct ph_keeper *keeper)
 	ph_maps_free(keeper->maps);
 	ph_registry_free(keeper->registry);
 	ph_roster_free(keeper->roster);
+	if (keeper->maps_lock_fd >= 0)
+		close(keeper->maps_lock_fd);
 	free(keeper);
 }
 

@@ -29,6 +29,7 @@ struct ph_keeper {
 	struct ph_fanout *fanout;		/* the caller's */
 	struct ph_registry *registry;
 	struct ph_roster *roster;
+	int maps_lock_fd;
 	struct ph_maps *maps;
 	struct ph_guard *guard;			/* NULL for an external tunnel without */
 	struct ph_drops *drops;			/* what it counts; NULL likewise */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -74,6 +75,39 @@ static int prepare_dir(const char *dir, char *error, size_t error_size)
 	}
 	if (!is_bpffs(dir))
 		return fail(-EINVAL, error, error_size, "%s is not on a bpffs, where maps can be pinned", dir);
+	return 0;
+}
+
+/* Return: the lock, -EBUSY when somebody has it, or -errno. */
+static int take_lock(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), err;
+
+	if (fd < 0)
+		return -errno;
+	if (!flock(fd, LOCK_EX | LOCK_NB))
+		return fd;
+	err = errno == EWOULDBLOCK ? -EBUSY : -errno;
+	close(fd);
+	return err;
+}
+
+int ph_maps_lock(const char *dir, int *ret_fd, char *error, size_t error_size)
+{
+	char path[PATH_MAX];
+	int err = prepare_dir(dir, error, error_size), fd;
+
+	if (err)
+		return err;
+	if (pin_path(path, dir, PH_MAPS_LOCK))
+		return fail(-ENAMETOOLONG, error, error_size, "%s: name too long", dir);
+	fd = mkdir(path, 0700) && errno != EEXIST ? -errno : take_lock(path);
+	if (fd == -EBUSY)
+		return fail(fd, error, error_size, "the maps in %s are another phalad's that runs: each needs a BpfDir, StateDir, "
+			    "RunDir and Interface of its own", dir);
+	if (fd < 0)
+		return fail(fd, error, error_size, "%s: %s", path, strerror(-fd));
+	*ret_fd = fd;
 	return 0;
 }
 
@@ -229,10 +263,23 @@ static int unpin(struct bpf_object *obj, const char *dir, char *error, size_t er
 	return err;
 }
 
+static void remove_locks(const char *dir)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	if (!pin_path(path, dir, PH_MAPS_GUARD_LOCK))
+		rmdir(path);			/* rarely there, and in nobody's way */
+	fd = pin_path(path, dir, PH_MAPS_LOCK) ? -ENAMETOOLONG : take_lock(path);
+	if (fd < 0)
+		return;
+	rmdir(path);
+	close(fd);
+}
+
 int ph_maps_unpin(const char *dir, char *error, size_t error_size)
 {
 	struct ph_state_bpf *skel;
-	char lock[PATH_MAX];
 	int err;
 
 	libbpf_set_print(quiet);
@@ -241,8 +288,8 @@ int ph_maps_unpin(const char *dir, char *error, size_t error_size)
 		return fail(-errno, error, error_size, "the maps' description: %s", strerror(errno));
 	err = unpin(skel->obj, dir, error, error_size);
 	ph_state_bpf__destroy(skel);
-	if (!err && !pin_path(lock, dir, PH_MAPS_GUARD_LOCK))
-		rmdir(lock);			/* rarely there, and in nobody's way */
+	if (!err)
+		remove_locks(dir);
 	return err;
 }
 

@@ -18,6 +18,7 @@
 #include <phala/pick.h>
 
 #define PH_MAPS_GUARD_LOCK "guard_watch"	/* a directory beside the pins, which whoever watches guard locks */
+#define PH_MAPS_LOCK "manager"			/* the same, which the manager locks */
 
 struct ph_maps {
 	struct ph_gateway *gateway;		/* mapped; read-only unless opened by ph_maps_create() */
@@ -33,8 +34,17 @@ struct ph_maps {
 };
 
 /**
- * ph_maps_create() - create and pin the maps, or adopt those that are pinned.
+ * ph_maps_lock() - keep other managers away from the maps in @dir.
  * @dir: on a bpffs; made if missing. If no bpffs is mounted at /sys/fs/bpf and @dir is below it, one is mounted.
+ * @ret_fd: the lock, until it is closed.
+ *
+ * Return: 0, -EBUSY when another manager has them, or -errno; then with @error set.
+ */
+int ph_maps_lock(const char *dir, int *ret_fd, char *error, size_t error_size);
+
+/**
+ * ph_maps_create() - create and pin the maps, or adopt those that are pinned.
+ * @dir: as above.
  * @error: one line for people, set on failure.
  *
  * What adopted maps hold is left as it is. A creation that was cut short leaves pins but no ph_gateway, which is pinned
@@ -46,8 +56,8 @@ struct ph_maps {
 int ph_maps_create(const char *dir, struct ph_maps **ret_maps, char *error, size_t error_size);
 
 /*
- * Removes the pins of these maps from @dir, of whatever version, and the lock, and nothing else. Return: 0, also when there
- * were none, or -errno.
+ * Removes the pins of these maps from @dir, of whatever version, and the locks unless a manager has them, and nothing else.
+ * Return: 0, also when there were none, or -errno.
  */
 int ph_maps_unpin(const char *dir, char *error, size_t error_size);
 

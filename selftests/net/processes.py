@@ -314,6 +314,21 @@ def _(lab):
     expect(lab.ctl("status", check=False).returncode == 0, "phalactl still reaches the first")
 
 
+@topic.row("a second phalad with directories of its own, but the same maps: refused, with --fresh too, and the first goes on")
+def _(lab):
+    conf, before = lab.directory / "second.conf", lab.json("map", "dump", "ids")
+    for name in ("state", "run"):
+        (lab.directory / f"second-{name}").mkdir()
+    conf.write_text(lab.configuration(Gateway={"Listen": f"{GATEWAY}:444", "StateDir": lab.directory / "second-state",
+                                               "RunDir": lab.directory / "second-run"}))
+    for words in ([], ["--fresh"]):
+        done = lab.gateway.run([lab.build / "phalad", "--config", conf, *words], timeout=20 * SLOW)
+        equal(done.returncode, 1, "exit status")
+        expect("/sys/fs/bpf/phala are another phalad's" in done.stderr, f"it says why: {done.stderr}")
+    equal(lab.json("map", "dump", "ids"), before, "ids in the maps")
+    works(lab)
+
+
 @topic.row("SIGTERM: exit status 0, connections end, the maps stay; the next start adopts them")
 def _(lab):
     pairs = [passthrough_pair(lab, "alpha1-7502s", "alpha1", 7502) for _ in range(2)]

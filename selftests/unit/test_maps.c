@@ -466,6 +466,23 @@ static void test_guard(void)
 	ph_maps_free(maps);
 }
 
+static void test_lock(void)
+{
+	int fd = -1, other = -1;
+
+	ktap_ok(!ph_maps_lock(dir, &fd, error, sizeof(error)) && fd >= 0 && is_pinned(PH_MAPS_LOCK), "a manager locks the maps");
+	ktap_ok(ph_maps_lock(dir, &other, error, sizeof(error)) == -EBUSY && other == -1 && strstr(error, dir) &&
+			strstr(error, "another phalad's"),
+		"another one is refused, and told why");
+	ktap_ok(!ph_maps_unpin(dir, error, sizeof(error)) && ph_maps_lock(dir, &other, error, sizeof(error)) == -EBUSY,
+		"the lock outlasts unpinning, as --fresh does it");
+	close(fd);
+	ktap_ok(!ph_maps_lock(dir, &fd, error, sizeof(error)), "it goes with the manager");
+	close(fd);
+	ktap_ok(!ph_maps_unpin(dir, error, sizeof(error)) && !is_pinned(PH_MAPS_LOCK), "unpinning takes away one that nobody has");
+	ktap_ok(ph_maps_lock("/", &other, error, sizeof(error)) == -EINVAL && other == -1, "no bpffs, no lock");
+}
+
 int main(void)
 {
 	ktap_header();
@@ -489,6 +506,7 @@ int main(void)
 	test_concurrent();
 	test_instance();
 	test_guard();
+	test_lock();
 	umount2(top, MNT_DETACH);
 	rmdir(top);
 	return ktap_end();
