@@ -5,11 +5,28 @@
 #include "dial.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <phala/limits.h>
+
+#include "log.h"
+
+#define TW_REUSE_PATH "/proc/sys/net/ipv4/tcp_tw_reuse"
+
+/* 2 is the kernel's default, and for loopback only; 0 and 1 are somebody's choice. */
+void ph_dial_prepare_host(void)
+{
+	int fd = open(TW_REUSE_PATH, O_RDWR | O_CLOEXEC);
+	char number = 0;
+
+	if (fd < 0 || read(fd, &number, 1) != 1 || (number == '2' && pwrite(fd, "1\n", 2, 0) != 2))
+		ph_log(PH_LOG_WARNING, "cannot set net.ipv4.tcp_tw_reuse to 1: %m");
+	if (fd >= 0)
+		close(fd);
+}
 
 static int set_option(int fd, int level, int option, int value)
 {

@@ -27,6 +27,12 @@ int ph_dial_result(int fd);
 /* @error: -errno of either; what to count it as. */
 enum ph_reason ph_dial_reason(int error);
 
+/*
+ * Once, by who may: connections that a client has ended wait here in TIME_WAIT, for a minute, each with the source port that
+ * it had. Sets net.ipv4.tcp_tw_reuse, with which those older than a second are used again, unless somebody has set it.
+ */
+void ph_dial_prepare_host(void);
+
 /* No delay, and keepalive for peers that vanish. What a listening socket has, those it accepts inherit. */
 int ph_dial_prepare(int fd);
 

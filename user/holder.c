@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "dial.h"
 #include "listener.h"
 #include "lock.h"
 #include "log.h"
@@ -155,6 +156,7 @@ static int prepare(struct holder *holder)
 		return -1;
 	}
 	raise_descriptor_limit();
+	ph_dial_prepare_host();
 	snprintf(holder->control_path, sizeof(holder->control_path), "%s/control.sock", config->run_dir);
 	if (ph_listener_open(config, holder->listen_fds, error, sizeof(error)) ||
 	    ph_listener_open_control(holder->control_path, &holder->control_fd, error, sizeof(error))) {

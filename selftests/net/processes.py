@@ -95,6 +95,31 @@ def _(lab):
         expect(mss <= 1380, f"the client's MSS is {mss}")
 
 
+@topic.row("source ports of connections that clients have ended are used again, not only a minute later", seconds=60)
+def _(lab):
+    ports = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    with lab.gateway.inside():
+        before = ports.read_text()
+        ports.write_text("40000 40019")
+    try:
+        with listening(lab, "alpha1", 7520) as listener:
+            def served():
+                with lab.tls("alpha1-7520") as client, accept(listener) as cvm:
+                    client.close_notify()
+                    equal(cvm.recv(1), b"", "the client's end")
+                return True
+            for _ in range(20):
+                served()
+
+            def again():
+                with contextlib.suppress(ssl.SSLError):         # internal_error: no port is left
+                    return served()
+            wait_until(again, 4, "the 21st by 20 ports")
+    finally:
+        with lab.gateway.inside():
+            ports.write_text(before)
+
+
 @topic.row("workers may open as many files as the hard limit allows, not the soft one")
 def _(lab):
     lab.stop()
