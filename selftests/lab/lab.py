@@ -317,6 +317,16 @@ class Lab:
     def json(self, *words, check=True):
         return json.loads(self.ctl("--json", *words, check=check).stdout)
 
+    @contextlib.contextmanager
+    def without_user(self):
+        """Workers do not start, for there is nobody for them to become; nor does phalactl take the configuration. (libnss-systemd
+        would make one up.)"""
+        passwd, switch = self.directory / "passwd", self.directory / "nsswitch.conf"
+        passwd.write_text("".join(line for line in open("/etc/passwd") if not line.startswith("nobody:")))
+        switch.write_text("passwd: files\ngroup: files\nhosts: files\n")
+        with netns.mounted_over(passwd, "/etc/passwd"), netns.mounted_over(switch, "/etc/nsswitch.conf"):
+            yield
+
     def workers(self):
         """What each worker keeps in its map: pid, active, counters, ..."""
         return self.json("map", "dump", "workers")
