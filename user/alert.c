@@ -41,6 +41,7 @@ static enum description describe(enum ph_reason reason)
 	case PH_REASON_NO_MEMORY:
 	case PH_REASON_APP_LIMIT:
 	case PH_REASON_SOURCE_LIMIT:
+	case PH_REASON_NO_CERTIFICATE:
 		return INTERNAL_ERROR;
 	default:
 		return NO_ALERT;

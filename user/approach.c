@@ -239,6 +239,9 @@ static void route(struct ph_connection *connection)
 			       &approach->route);
 	if (reason == PH_REASON_COUNT && approach->route.domain >= set->config->domain_count)
 		reason = PH_REASON_OTHER_DOMAIN;
+	if (reason == PH_REASON_COUNT && approach->route.name.mode != PH_MODE_PASSTHROUGH &&
+	    !set->tls[approach->route.domain])
+		reason = PH_REASON_NO_CERTIFICATE;
 	if (reason == PH_REASON_COUNT)
 		reason = admit(connection);
 	if (reason == PH_REASON_COUNT) {

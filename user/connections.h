@@ -23,7 +23,7 @@ struct ph_connections {
 	const struct ph_maps *maps;
 	struct ph_events *events;
 	struct ph_worker *stats;		/* this worker's element of the map: nobody else writes it */
-	struct ph_tls *tls[PH_DOMAINS_MAX];
+	struct ph_tls *tls[PH_DOMAINS_MAX];	/* NULL where certificate or key could not be read */
 	struct ph_relay_means means;
 	struct ph_timer_queue hello, dial, handshake, refusal, linger, again;
 	struct ph_idle idle;

@@ -337,10 +337,13 @@ static int open_certificates(struct worker *worker)
 		err = ph_tls_open(&config->domains[i], worker->tickets, worker->args->restarted,
 				      &worker->connections.tls[i], error, sizeof(error));
 
-		if (err) {
-			ph_log(PH_LOG_ERROR, "%s", error);
+		if (!err)
+			continue;
+		ph_log(PH_LOG_ERROR, "%s", error);
+		if (!worker->args->restarted)
 			return err;
-		}
+		/* A renewal that stopped half-way: other domains and passthrough are served all the same. */
+		ph_log(PH_LOG_ERROR, "standard mode of %s is refused until SIGHUP finds it mended", config->domains[i].name);
 	}
 	return 0;
 }

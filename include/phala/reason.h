@@ -102,7 +102,9 @@
 	X(DROPPED_DEVICE, "dropped-device", "a packet of a flow that has no device to go on by")                \
 	X(DROPPED_UNMADE, "dropped-unmade", "a packet that could not be made, or not be sent")                  \
 	X(DROPPED_ICMP, "dropped-icmp", "an ICMP error about a flow, that is not to be believed")               \
-	X(NOBODYS, "nobodys", "packets of no connection, of more than are answered with a reset: dropped")
+	X(NOBODYS, "nobodys", "packets of no connection, of more than are answered with a reset: dropped")    \
+	/* TLS on our side again */                                                                           \
+	X(NO_CERTIFICATE, "no-certificate", "a worker that was restarted could not read the domain's certificate and key")
 
 enum ph_reason {
 #define PH_REASON_ENUM(name, word, text) PH_REASON_##name,

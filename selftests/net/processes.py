@@ -415,6 +415,38 @@ def _(lab, what, why):
         equal([serial(lab) for _ in range(4)], [before] * 4, "the certificate")
 
 
+@topic.row("a worker that dies while one domain's pair is bad: it comes back, and only that domain's standard mode is refused")
+def _(lab):
+    other, new = lab.authority.issue("second", "*.other.test"), lab.authority.issue("half", f"*.{DOMAIN}")
+    lab.restart(other={"Certificate": other[0], "PrivateKey": other[1]})
+    lab.wait_healthy()
+    counters_before, logged = counters(lab), len(lab.log.read_text())
+    try:
+        with files_replaced(lab, new[0].read_bytes(), lab.certificate[1].read_bytes()):
+            dead = {role: pid for role, pid in lab.processes().items() if role.startswith("worker")}
+            for pid in dead.values():
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: all(lab.processes().get(role, pid) != pid for role, pid in dead.items()), 5, "workers")
+            for name, wanted in ((DOMAIN, "internal_error"), ("other.test", None)):
+                with lab.connect() as sock:
+                    sock.sendall(tls.records(tls.client_hello(tls.sni(f"alpha1-8080.{name}"))))
+                    got = tls.alert_of(tls.drain(sock)[0]) if wanted else sock.recv(1)
+                    equal(got, wanted or b"\x16", f"the answer for {name}")
+            client, cvm = passthrough_pair(lab, "alpha1-7521s", "alpha1", 7521)
+            equal(alive([(client, cvm)]), [True], "passthrough")
+            client.close()
+            cvm.close()
+            equal(counters(lab)["no-certificate"] - counters_before["no-certificate"], 1, "counted")
+            expect(f"standard mode of {DOMAIN} is refused until SIGHUP" in lab.log.read_text()[logged:], "the log says it")
+        lab.phalad.send_signal(signal.SIGHUP)
+        wait_until(lambda: lab.log.read_text()[logged:].count("read anew by all workers") == 2, 5, "the reload")
+        for _ in range(4):
+            works(lab)
+    finally:
+        lab.restart()
+        lab.wait_healthy()
+
+
 @topic.row("session tickets: each SIGHUP makes a new key; resumed by all workers, new ones too, until the third", seconds=60)
 def _(lab):
     lab.restart()
