@@ -153,6 +153,10 @@ static int load_private_key(SSL_CTX *context, int fd, const char *path, char *er
 	if (status.st_mode & NOT_READABLE_BY)
 		return fail(-EINVAL, error, error_size, "%s: mode %04o: a private key must be its owner's alone", path,
 			    status.st_mode & 07777);
+	/* Who has no more than root's name, as the manager at a reload, could not even read it. */
+	if (status.st_uid && status.st_uid != geteuid())
+		return fail(-EINVAL, error, error_size, "%s: belongs to user %u: a private key must be root's", path,
+			    status.st_uid);
 	err = read_file(fd, &bytes, &len);
 	if (err)
 		return fail(err, error, error_size, "%s: %s", path, strerror(-err));

@@ -25,8 +25,8 @@ struct ph_tls_session;				/* one connection's */
  * @allow_expired: a certificate outside its time is logged as a warning instead of being refused.
  * @error: one line for people, set on failure.
  *
- * Refused are: files that are not PEM, a key with a passphrase, a key file that others than its owner can read or
- * write, a key that is not the certificate's, a certificate that does not cover *.@domain or has expired.
+ * Refused are: files that are not PEM, a key with a passphrase, a key file that is neither root's nor ours, or that others
+ * can read or write, a key that is not the certificate's, a certificate that does not cover *.@domain or has expired.
  *
  * Return: 0, -EINVAL for one of those, or -errno.
  */

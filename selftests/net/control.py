@@ -328,6 +328,12 @@ def certificate_files(lab, what):
         shutil.copyfile(key, path)
         path.chmod(0o644)
         return certificate, path, "trial.pem: mode 0644"
+    if what == "key of another user":
+        path = lab.directory / "theirs.key"
+        shutil.copyfile(key, path)
+        path.chmod(0o600)
+        os.chown(path, 65533, -1)
+        return certificate, path, "theirs.key: belongs to user 65533"
     if what == "certificate in the key's place":
         shutil.copyfile(certificate, path)
         path.chmod(0o600)
@@ -335,7 +341,7 @@ def certificate_files(lab, what):
 
 
 for what in ("missing key", "missing certificate", "mismatched", "expired", "of another domain", "rubbish",
-             "key readable by others", "certificate in the key's place"):
+             "key readable by others", "key of another user", "certificate in the key's place"):
     @topic.row(f"certificate: {what}: refused with the reason, by --check and by a start", what=what, only="native")
     def _(lab, what):
         certificate, key, word = certificate_files(lab, what)
