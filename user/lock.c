@@ -37,8 +37,8 @@ int ph_lock_take(const char *run_dir, int *ret_fd, char *error, size_t error_siz
 	snprintf(path, sizeof(path), "%s", run_dir);
 	if (!mkdir(run_dir, 0755) || errno == EEXIST) {
 		snprintf(path, sizeof(path), "%s/phalad.lock", run_dir);
-		/* Whoever can open it can lock it, also for reading only (flock(2)). */
-		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		/* Whoever can open it can lock it, also for reading only (flock(2)). What it leads to would be written to. */
+		fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	}
 	if (fd < 0 || fchmod(fd, 0600) || flock(fd, LOCK_EX | LOCK_NB))
 		err = -errno;

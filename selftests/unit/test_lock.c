@@ -12,7 +12,7 @@
 
 int main(void)
 {
-	char directory[] = "/tmp/phala-lock-XXXXXX", run_dir[64], path[80], pid[32], error[PATH_MAX + 128] = "";
+	char directory[] = "/tmp/phala-lock-XXXXXX", run_dir[64], path[80], target[80], pid[32], error[PATH_MAX + 128] = "";
 	int fd = -1, other = -7;
 	struct stat status;
 
@@ -30,6 +30,10 @@ int main(void)
 	close(fd);
 	ktap_ok(!ph_lock_take(run_dir, &other, error, sizeof(error)), "free again when its holder is gone");
 	close(other);
+	snprintf(target, sizeof(target), "%s/target", directory);
+	unlink(path);
+	ktap_ok(!symlink(target, path) && ph_lock_take(run_dir, &other, error, sizeof(error)) == -ELOOP && access(target, F_OK),
+		"a link in its place is not followed: %s", error);
 	ktap_ok(ph_lock_take("/proc/nowhere", &other, error, sizeof(error)) == -ENOENT && strstr(error, "/proc/nowhere"),
 		"where it cannot be, the error says where: %s", error);
 	unlink(path);
