@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <key.h>
 
@@ -121,14 +123,26 @@ static int generate(char *ret_private, char *ret_public)
 	return err ? ph_ctl_fail("cannot make a key pair: %s", strerror(-err)) : PH_CTL_DONE;
 }
 
+/* As `wg genkey` does. */
+static void warn_of_readers(void)
+{
+	struct stat status;
+
+	if (!fstat(STDOUT_FILENO, &status) && S_ISREG(status.st_mode) && status.st_mode & (S_IRWXG | S_IRWXO))
+		ph_ctl_say("the private key goes into a file of mode %04o, which others can open: umask 077 makes it 0600",
+			   status.st_mode & 07777);
+}
+
 int ph_ctl_cvm_add(const struct ph_ctl *ctl)
 {
 	char private_key[PH_KEY_BASE64_SIZE], public_key[PH_KEY_BASE64_SIZE];
 	struct ph_json *request, *reply, *cvm;
 	int status = PH_CTL_DONE;
 
-	if (ctl->generate_key)
+	if (ctl->generate_key) {
+		warn_of_readers();
 		status = generate(private_key, public_key);
+	}
 	if (status)
 		return status;
 	request = ph_ctl_verb("cvm add");
