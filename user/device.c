@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <net/if_arp.h>
 #include <stdarg.h>
@@ -145,6 +146,7 @@ static int create(struct ph_device *device, struct ph_link_info *ret_info, char 
 static int configure(struct ph_device *device, char *error, size_t error_size)
 {
 	const struct ph_tunnel *config = device->config;
+	char range[INET_ADDRSTRLEN];
 	struct ph_link_info info;
 	const char *what;
 	int err;
@@ -187,6 +189,11 @@ out:
 	if (err == -EADDRINUSE)
 		return fail(err, error, error_size, "%s: UDP port %u is in use", config->interface,
 			    config->listen_port);
+	if (err == -EEXIST) {
+		inet_ntop(AF_INET, &config->range, range, sizeof(range));
+		return fail(err, error, error_size, "%s: somebody else has a route for CvmRange, %s/%u: see `ip route`; the range "
+			    "must not overlap a network of this machine's", config->interface, range, config->range_len);
+	}
 	return fail(err, error, error_size, "%s: %s: %s", config->interface, what, strerror(-err));
 }
 
@@ -197,6 +204,17 @@ static bool has_guard(const struct ph_device *device)
 		return true;
 	ph_log(PH_LOG_WARNING, "%s: somebody took the guard off: it is put back", device->config->interface);
 	return false;
+}
+
+/* Without it workers' packets would have another source, which CVMs take from nobody; and the range's route went with it. */
+static int has_address(const struct ph_device *device)
+{
+	const struct ph_tunnel *config = device->config;
+	int has = ph_link_has_address(device->link, device->state.ifindex, config->address, config->prefix_len);
+
+	if (!has)
+		ph_log(PH_LOG_WARNING, "%s: somebody took its address off: it is put back", config->interface);
+	return has == -ENODEV ? 0 : has;
 }
 
 int ph_device_look(struct ph_device *device)
@@ -213,7 +231,9 @@ int ph_device_look(struct ph_device *device)
 	state->mtu = info.mtu;
 	if (!state->ifindex || !has_guard(device))
 		return 0;
-	return device->config->type == PH_TUNNEL_EXTERNAL || (info.up && info.mtu == device->config->mtu);
+	if (device->config->type == PH_TUNNEL_EXTERNAL)
+		return 1;
+	return info.up && info.mtu == device->config->mtu ? has_address(device) : 0;
 }
 
 /* Without Guard = yes there is none, also if the configuration was another yesterday. */

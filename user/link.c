@@ -272,6 +272,17 @@ int ph_link_set_address(struct ph_link *link, uint32_t ifindex, struct in_addr a
 	return ph_netlink_call(link->netlink, NULL, NULL);
 }
 
+int ph_link_has_address(struct ph_link *link, uint32_t ifindex, struct in_addr address, uint8_t prefix_len)
+{
+	struct address_search search = {
+		.ifindex = ifindex,
+		.wanted = { .local = address, .prefix = address, .prefix_len = prefix_len },
+	};
+	int err = find_addresses(link, &search);
+
+	return err ? err : search.has_wanted;
+}
+
 struct route {
 	struct in_addr range;
 	uint8_t range_len;

@@ -52,6 +52,9 @@ int ph_link_delete(struct ph_link *link, uint32_t ifindex);
  */
 int ph_link_set_address(struct ph_link *link, uint32_t ifindex, struct in_addr address, uint8_t prefix_len);
 
+/* Return: 1 if it is one of the device's addresses, 0 if not, -ENODEV, or -errno. */
+int ph_link_has_address(struct ph_link *link, uint32_t ifindex, struct in_addr address, uint8_t prefix_len);
+
 /*
  * The range (host bits zero) through the device, which must be up; and, behind it with the worst metric, a blackhole
  * for the same range, which stays when the device goes. The blackhole is set first, so that no moment is without

@@ -400,6 +400,37 @@ def _(lab):
         tls.reset(sock)
 
 
+@topic.row("wg0's addresses flushed, and the route with them: back within a second or two, and told", only="wireguard")
+def _(lab):
+    logged = len(lab.log.read_text())
+    kept = standard_pair(lab, "alpha1-7613", "alpha1", 7613)
+    lab.gateway.run(["ip", "addr", "flush", "dev", "wg0"])
+    wait_until(lambda: f"{TUNNEL_GATEWAY}/24" in lab.gateway.run(["ip", "addr", "show", "dev", "wg0"]).stdout, 5, "the address")
+    wait_until(lambda: "10.0.0.0/8 dev wg0" in lab.gateway.run(["ip", "route"]).stdout, 2, "the route")
+    works(lab)
+    kept[0].send(b"?")
+    equal(kept[1].recv(1), b"?", "a byte of a connection from before")
+    kept[0].sock.close()
+    kept[1].close()
+    expect("wg0: somebody took its address off: it is put back" in lab.log.read_text()[logged:], "the log says it")
+
+
+@topic.row("somebody else's route for the CVM range: refused, with the reason", only="wireguard", seconds=60)
+def _(lab):
+    lab.stop()
+    lab.gateway.ip("link del wg0\nroute add 10.0.0.0/8 dev u0\n")
+    try:
+        done = lab.gateway.run([lab.build / "phalad", "--config", lab.conf], timeout=20 * SLOW)
+        equal(done.returncode, 1, "exit status")
+        expect("wg0: somebody else has a route for CvmRange, 10.0.0.0/8" in done.stderr, f"it says why: {done.stderr}")
+    finally:
+        lab.gateway.ip("route del 10.0.0.0/8 dev u0\n")
+        lab.start()
+        for cvm in lab.cvms.values():
+            cvm.handshake()
+        lab.wait_healthy()
+
+
 @topic.row("wg0 away for longer: new connections are refused with an alert, no packet leaves by the NIC",
            only="wireguard")
 def _(lab):

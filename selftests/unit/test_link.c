@@ -140,6 +140,11 @@ static void test_address(void)
 	count_changes();
 	ktap_ok(!ph_link_set_address(subject, v0, ipv4("10.0.0.1"), 24) && !count_changes(),
 		"address again: not touched");
+	ktap_ok(ph_link_has_address(subject, v0, ipv4("10.0.0.1"), 24) == 1 &&
+			!ph_link_has_address(subject, v0, ipv4("10.0.0.1"), 25) &&
+			!ph_link_has_address(subject, v0, ipv4("203.0.113.1"), 24) &&
+			ph_link_has_address(subject, 4242, ipv4("10.0.0.1"), 24) == -ENODEV && !count_changes(),
+		"has it the address: yes, with another prefix no, another device's no, no such device");
 	ktap_ok(!ip("-br addr") && strstr(out, "203.0.113.1/24") && strstr(out, "2001:db8::1/64"),
 		"addresses of another device, and IPv6 ones, stay");
 	ktap_ok(ph_link_set_address(subject, 4242, ipv4("10.0.0.1"), 24) == -ENODEV, "address: no such device");
