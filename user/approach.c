@@ -40,6 +40,7 @@ static void handshake(struct ph_connection *connection)
 	case PH_TLS_CLOSED:
 	case PH_TLS_TRUNCATED:
 	case PH_TLS_FAILED:
+	case PH_TLS_NO_MEMORY:
 		break;
 	}
 	/* OpenSSL has sent an alert. */

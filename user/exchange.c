@@ -30,7 +30,6 @@ void ph_exchange_close(struct ph_exchange *exchange)
 	ph_authority_free(exchange->authority);
 	free(exchange->unchecked);
 	free(exchange->to_cvm);
-	free(exchange->to_client);
 	*exchange = (struct ph_exchange){ 0 };
 }
 
@@ -55,16 +54,6 @@ static void shorten(struct ph_chunk **chunk, size_t len)
 	*chunk = NULL;
 }
 
-static void tls_waits(enum ph_tls_result result, struct ph_end *client, bool *is_waiting_for_other,
-		      enum ph_tls_result usual)
-{
-	*is_waiting_for_other = result != usual;
-	if (result == PH_TLS_WANT_READ)
-		client->readable = false;
-	else
-		client->writable = false;
-}
-
 static enum ph_reason tls_reason(enum ph_tls_result result)
 {
 	switch (result) {
@@ -72,6 +61,8 @@ static enum ph_reason tls_reason(enum ph_tls_result result)
 		return PH_REASON_CLIENT_RESET;
 	case PH_TLS_TRUNCATED:
 		return PH_REASON_TLS_TRUNCATED;
+	case PH_TLS_NO_MEMORY:
+		return PH_REASON_NO_MEMORY;
 	default:
 		return PH_REASON_TLS_ERROR;
 	}
@@ -139,12 +130,12 @@ static enum ph_reason pass_unchecked(struct ph_exchange *exchange, struct ph_end
 static enum ph_reason read_client(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
 				  struct ph_relay_means *means, enum ph_progress *progress)
 {
+	size_t most = exchange->authority ? PH_TLS_BYTES : PH_PIPE_BYTES, used = 0, len, passed;
 	enum ph_tls_result result = PH_TLS_OK;
-	size_t used = 0, len, passed;
 	enum ph_reason reason;
 
-	while (used < PH_TLS_BYTES) {
-		result = ph_tls_read(exchange->session, means->scratch + used, PH_TLS_BYTES - used, &len);
+	while (used < most) {
+		result = ph_tls_read(exchange->session, means->scratch + used, most - used, &len);
 		if (result != PH_TLS_OK)
 			break;
 		used += len;
@@ -162,8 +153,12 @@ static enum ph_reason read_client(struct ph_exchange *exchange, struct ph_end *c
 	case PH_TLS_OK:
 		return GOING_ON;
 	case PH_TLS_WANT_READ:
+		exchange->read_waits_to_write = false;
+		client->readable = false;
+		return GOING_ON;
 	case PH_TLS_WANT_WRITE:
-		tls_waits(result, client, &exchange->read_waits_to_write, PH_TLS_WANT_READ);
+		exchange->read_waits_to_write = true;
+		client->writable = false;
 		return GOING_ON;
 	case PH_TLS_AGAIN:
 		*progress = PH_PROGRESS_AGAIN;
@@ -218,47 +213,18 @@ static enum ph_reason run_to_cvm(struct ph_exchange *exchange, struct ph_end *cl
 	return GOING_ON;
 }
 
-/* @ret_sent: 0 when the client takes nothing now. */
-static enum ph_reason send_to_client(struct ph_exchange *exchange, struct ph_end *client, const uint8_t *bytes,
-				     size_t len, size_t *ret_sent)
+static enum ph_reason pass_back(struct ph_exchange *exchange, const struct ph_relay_means *means, size_t len)
 {
-	enum ph_tls_result result;
+	enum ph_tls_result result = ph_tls_write(exchange->session, means->scratch, len);
 
-	*ret_sent = 0;
-	if (!(exchange->write_waits_to_read ? client->readable : client->writable))
-		return GOING_ON;
-	result = ph_tls_write(exchange->session, bytes, len, ret_sent);
-	switch (result) {
-	case PH_TLS_OK:
-		exchange->write_waits_to_read = false;
-		return GOING_ON;
-	case PH_TLS_WANT_READ:
-	case PH_TLS_WANT_WRITE:
-		*ret_sent = 0;
-		tls_waits(result, client, &exchange->write_waits_to_read, PH_TLS_WANT_WRITE);
-		return GOING_ON;
-	default:
-		return tls_reason(result);
-	}
+	return result == PH_TLS_OK ? GOING_ON : tls_reason(result);
 }
 
-/* From scratch; what the client does not take is kept. */
-static enum ph_reason pass_back(struct ph_exchange *exchange, struct ph_end *client, struct ph_relay_means *means,
-				size_t len)
+/* @rounds: goes up by what it was, in records. */
+static enum ph_reason read_cvm(struct ph_exchange *exchange, struct ph_end *cvm, struct ph_relay_means *means,
+			       int *rounds)
 {
-	enum ph_reason reason;
-	size_t sent;
-
-	reason = send_to_client(exchange, client, means->scratch, len, &sent);
-	if (reason == GOING_ON && sent < len && keep(&exchange->to_client, means->scratch + sent, len - sent))
-		reason = PH_REASON_NO_MEMORY;
-	return reason;
-}
-
-static enum ph_reason read_cvm(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
-			       struct ph_relay_means *means)
-{
-	size_t most = exchange->authority ? ph_authority_room(exchange->authority, PH_TLS_BYTES) : PH_TLS_BYTES;
+	size_t most = exchange->authority ? ph_authority_room(exchange->authority, PH_PIPE_BYTES) : PH_PIPE_BYTES;
 	ssize_t got = recv(cvm->fd, means->scratch, most, 0);
 	enum ph_reason reason;
 
@@ -272,46 +238,53 @@ static enum ph_reason read_cvm(struct ph_exchange *exchange, struct ph_end *clie
 		return GOING_ON;
 	}
 	means->stats->bytes_from_cvms += (__u64)got;
+	*rounds += 1 + (int)((got - 1) / PH_TLS_BYTES);
 	if (exchange->authority) {
 		reason = ph_authority_answers(exchange->authority, means->scratch, (size_t)got);
 		if (reason != GOING_ON)
 			return reason;
 	}
-	return pass_back(exchange, client, means, (size_t)got);
+	return pass_back(exchange, means, (size_t)got);
+}
+
+static enum ph_reason flush(struct ph_exchange *exchange, struct ph_end *client)
+{
+	enum ph_tls_result result;
+
+	if (!ph_tls_held(exchange->session) || !client->writable)
+		return GOING_ON;
+	result = ph_tls_flush(exchange->session);
+	if (result == PH_TLS_WANT_WRITE)
+		client->writable = false;
+	else if (result != PH_TLS_OK)
+		return tls_reason(result);
+	return GOING_ON;
 }
 
 static enum ph_reason run_to_client(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
 				    struct ph_relay_means *means, enum ph_progress *progress)
 {
 	enum ph_reason reason;
-	size_t sent;
+	size_t len;
 
 	for (int rounds = 0; rounds < PH_TURN_ROUNDS;) {
-		if (exchange->to_client) {
-			const struct ph_chunk *chunk = exchange->to_client;
-
-			reason = send_to_client(exchange, client, chunk->bytes + chunk->at, chunk->len - chunk->at,
-						&sent);
-			if (reason != GOING_ON || !sent)
-				return reason;
-			shorten(&exchange->to_client, sent);
-			continue;
-		}
-		sent = 0;
+		reason = flush(exchange, client);
+		if (reason != GOING_ON || ph_tls_held(exchange->session))
+			return reason;
+		len = 0;
 		if (exchange->authority && !exchange->client_told)
-			sent = ph_authority_speak(exchange->authority, means->scratch, PH_TLS_BYTES);
-		if (sent) {
-			reason = pass_back(exchange, client, means, sent);
+			len = ph_authority_speak(exchange->authority, means->scratch, PH_TLS_BYTES);
+		if (len) {
+			reason = pass_back(exchange, means, len);
 			if (reason != GOING_ON)
 				return reason;
 			continue;
 		}
 		if (exchange->cvm_ended || !cvm->readable)
 			return GOING_ON;
-		reason = read_cvm(exchange, client, cvm, means);
+		reason = read_cvm(exchange, cvm, means, &rounds);
 		if (reason != GOING_ON)
 			return reason;
-		rounds++;
 	}
 	*progress = PH_PROGRESS_AGAIN;
 	return GOING_ON;
@@ -326,7 +299,7 @@ static enum ph_reason pass_ends(struct ph_exchange *exchange, struct ph_end *cli
 		exchange->cvm_told = true;
 		shutdown(cvm->fd, SHUT_WR);
 	}
-	if (exchange->cvm_ended && !exchange->to_client && !exchange->client_told && client->writable) {
+	if (exchange->cvm_ended && !ph_tls_held(exchange->session) && !exchange->client_told && client->writable) {
 		result = ph_tls_close(exchange->session);
 		if (result == PH_TLS_WANT_WRITE) {
 			client->writable = false;

@@ -21,11 +21,10 @@ struct ph_exchange {
 	struct ph_tls_session *session;		/* its handshake is over */
 	struct ph_authority *authority;		/* NULL unless it is h2 */
 	struct ph_chunk *unchecked;		/* of the client's, before authority had a look */
-	struct ph_chunk *to_cvm, *to_client;	/* NULL while there is nothing to hold: most of the time */
+	struct ph_chunk *to_cvm;		/* NULL while there is nothing to hold: most of the time */
 	bool client_ended, cvm_ended;		/* close_notify, or FIN, was read */
 	bool cvm_told, client_told;		/* and passed on */
-	bool read_waits_to_write;		/* TLS cannot read before it has written, ... */
-	bool write_waits_to_read;		/* ... or the reverse */
+	bool read_waits_to_write;		/* TLS cannot read before it has written */
 };
 
 /**
@@ -45,8 +44,8 @@ int ph_exchange_init(struct ph_exchange *exchange, struct ph_tls_session *sessio
  * without close_notify, TLS_ERROR, CLIENT_RESET, CVM_RESET, NO_MEMORY, or in h2 what authority.h says.
  *
  * close_notify is passed on as a FIN and the reverse, each after the last byte before it. Anything but CLOSED must not
- * look like a complete stream: the caller resets both sides. A stopped reader costs PH_TLS_BYTES; in h2 a stopped CVM
- * twice that, and a header block.
+ * look like a complete stream: the caller resets both sides. A stopped client costs PH_PIPE_BYTES and what TLS adds
+ * to it; a stopped CVM PH_PIPE_BYTES, and in h2 twice PH_TLS_BYTES and a header block.
  */
 enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
 				 struct ph_relay_means *means, enum ph_reason *ret_reason);

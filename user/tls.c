@@ -26,6 +26,9 @@
 
 #define TICKET_IV_LEN 16			/* of AES */
 #define READS_PER_TURN 4			/* of 16 KiB */
+#define RECORD_LEAST 512			/* of plaintext, in a record that more follow: RFC 6066, section 4 */
+#define RECORD_COST 128				/* header, IV, MAC, padding: more than any cipher's */
+#define SEALED_MAX (PH_TLS_WRITE_MAX + PH_TLS_WRITE_MAX / RECORD_LEAST * RECORD_COST)
 #define NOT_READABLE_BY (S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH)
 
 struct ph_tls {
@@ -37,6 +40,9 @@ struct ph_tls_session {
 	const struct ph_tls_terms *terms;	/* NULL once the handshake is over */
 	int fd;
 	int error;				/* errno that the socket broke with */
+	uint8_t *held;				/* sealed, but not taken by the socket; NULL most of the time */
+	size_t held_at, held_len;
+	bool sealing;				/* records are gathered: nothing is sent yet */
 	unsigned reads_left;			/* in this turn */
 	bool spent;				/* a read was refused because of that */
 	bool ended;				/* the peer's FIN was read */
@@ -290,8 +296,7 @@ static SSL_CTX *new_context(const struct ph_tickets *tickets)
 	SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE |
 					     SSL_OP_PRIORITIZE_CHACHA);
 	SSL_CTX_clear_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
-	SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
-					  SSL_MODE_RELEASE_BUFFERS | SSL_MODE_AUTO_RETRY);
+	SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_AUTO_RETRY);
 	SSL_CTX_set_read_ahead(context, 1);
 	SSL_CTX_set_max_early_data(context, 0);
 	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);	/* tickets only */
@@ -399,18 +404,75 @@ static int bio_read(BIO *bio, char *out, int size)
 	return (int)got;
 }
 
+/* Return: bytes that the socket took, 0 when it takes nothing now, -1 when it broke. */
+static ssize_t send_some(struct ph_tls_session *session, const void *bytes, size_t len)
+{
+	ssize_t sent = send(session->fd, bytes, len, MSG_NOSIGNAL);
+
+	if (sent < 0 && errno == EAGAIN)
+		return 0;
+	if (sent < 0)
+		session->error = errno;
+	return sent;
+}
+
+/* A process's, and one session's at a time: what one call into OpenSSL writes. */
+static uint8_t sealed[SEALED_MAX];
+static size_t sealed_len;
+
+static void begin_sealing(struct ph_tls_session *session)
+{
+	sealed_len = 0;
+	session->sealing = true;
+}
+
+static enum ph_tls_result hold(struct ph_tls_session *session, const uint8_t *bytes, size_t len)
+{
+	session->held = malloc(len);
+	if (!session->held)
+		return PH_TLS_NO_MEMORY;
+	memcpy(session->held, bytes, len);
+	session->held_at = 0;
+	session->held_len = len;
+	return PH_TLS_OK;
+}
+
+/* In one packet, or as few as can be. What is not taken is held. */
+static enum ph_tls_result send_sealed(struct ph_tls_session *session)
+{
+	ssize_t sent;
+
+	if (!session->sealing)
+		return PH_TLS_OK;
+	session->sealing = false;
+	sent = sealed_len ? send_some(session, sealed, sealed_len) : 0;
+	if (sent < 0)
+		return PH_TLS_RESET;
+	return (size_t)sent < sealed_len ? hold(session, sealed + sent, sealed_len - (size_t)sent) : PH_TLS_OK;
+}
+
 static int bio_write(BIO *bio, const char *bytes, int len)
 {
 	struct ph_tls_session *session = BIO_get_data(bio);
-	ssize_t sent;
+	enum ph_tls_result result;
+	ssize_t sent = 0;
 
 	BIO_clear_retry_flags(bio);
-	sent = send(session->fd, bytes, (size_t)len, MSG_NOSIGNAL);
-	if (sent < 0 && errno == EAGAIN)
+	if (session->sealing && (size_t)len <= sizeof(sealed) - sealed_len) {
+		memcpy(sealed + sealed_len, bytes, (size_t)len);
+		sealed_len += (size_t)len;
+		return len;
+	}
+	result = send_sealed(session);			/* a chain of very many certificates */
+	if (result == PH_TLS_OK)
+		result = ph_tls_flush(session);
+	if (result == PH_TLS_OK)
+		sent = send_some(session, bytes, (size_t)len);
+	if (sent > 0)
+		return (int)sent;
+	if (!session->error && result != PH_TLS_NO_MEMORY)
 		BIO_set_retry_write(bio);
-	else if (sent < 0)
-		session->error = errno;
-	return (int)sent;
+	return -1;
 }
 
 static long bio_ctrl(BIO *bio, int command, long number, void *pointer)
@@ -486,6 +548,7 @@ void ph_tls_session_free(struct ph_tls_session *session)
 	if (!session)
 		return;
 	SSL_free(session->ssl);
+	free(session->held);
 	free(session);
 }
 
@@ -514,10 +577,16 @@ static enum ph_tls_result result_of(struct ph_tls_session *session, int returned
 
 enum ph_tls_result ph_tls_handshake(struct ph_tls_session *session)
 {
-	enum ph_tls_result result;
+	enum ph_tls_result result = ph_tls_flush(session), sent;
 
+	if (result != PH_TLS_OK)
+		return result;
 	ERR_clear_error();
+	begin_sealing(session);
 	result = result_of(session, SSL_do_handshake(session->ssl));
+	sent = send_sealed(session);
+	if (sent != PH_TLS_OK)
+		return sent;
 	if (result == PH_TLS_OK)
 		session->terms = NULL;
 	return result;
@@ -538,10 +607,41 @@ enum ph_tls_result ph_tls_read(struct ph_tls_session *session, uint8_t *bytes, s
 	return result_of(session, SSL_read_ex(session->ssl, bytes, size, ret_len));
 }
 
-enum ph_tls_result ph_tls_write(struct ph_tls_session *session, const uint8_t *bytes, size_t len, size_t *ret_len)
+enum ph_tls_result ph_tls_write(struct ph_tls_session *session, const uint8_t *bytes, size_t len)
 {
+	enum ph_tls_result result = PH_TLS_OK, sent;
+	size_t taken;
+
 	ERR_clear_error();
-	return result_of(session, SSL_write_ex(session->ssl, bytes, len, ret_len));
+	begin_sealing(session);
+	for (size_t at = 0; at < len && result == PH_TLS_OK; at += taken) {
+		taken = 0;
+		result = result_of(session, SSL_write_ex(session->ssl, bytes + at, len - at, &taken));
+	}
+	sent = send_sealed(session);
+	return result == PH_TLS_OK ? sent : PH_TLS_FAILED;
+}
+
+size_t ph_tls_held(const struct ph_tls_session *session)
+{
+	return session->held ? session->held_len - session->held_at : 0;
+}
+
+enum ph_tls_result ph_tls_flush(struct ph_tls_session *session)
+{
+	ssize_t sent;
+
+	if (!session->held)
+		return PH_TLS_OK;
+	sent = send_some(session, session->held + session->held_at, ph_tls_held(session));
+	if (sent < 0)
+		return PH_TLS_RESET;
+	session->held_at += (size_t)sent;
+	if (ph_tls_held(session))
+		return PH_TLS_WANT_WRITE;
+	free(session->held);
+	session->held = NULL;
+	return PH_TLS_OK;
 }
 
 enum ph_tls_result ph_tls_close(struct ph_tls_session *session)

@@ -11,7 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <phala/limits.h>
+
 #include "config.h"
+
+#define PH_TLS_WRITE_MAX PH_PIPE_BYTES
 
 struct ph_tickets;
 struct ph_tls;					/* a domain's certificate, key and settings */
@@ -53,6 +57,7 @@ enum ph_tls_result {
 	PH_TLS_TRUNCATED,			/* the peer's stream ended without it */
 	PH_TLS_RESET,				/* the peer reset the connection, or it broke */
 	PH_TLS_FAILED,				/* not TLS, or refused; an alert was sent where there is one */
+	PH_TLS_NO_MEMORY,
 };
 
 /* What the handshake must turn out as. */
@@ -85,13 +90,24 @@ bool ph_tls_session_is_h2(const struct ph_tls_session *session);
 /* Plaintext from the peer. @ret_len is set on PH_TLS_OK, and then at least 1. */
 enum ph_tls_result ph_tls_read(struct ph_tls_session *session, uint8_t *bytes, size_t size, size_t *ret_len);
 
-/*
- * Plaintext to the peer; part of it may have been taken. After PH_TLS_WANT_*, call again with the same bytes, wherever
- * they are by then.
+/**
+ * ph_tls_write() - plaintext to the peer.
+ * @len: PH_TLS_WRITE_MAX at most, and only while nothing is held.
+ *
+ * All of it is taken and goes out at once, however many records that is; what the socket does not take is held,
+ * encrypted.
+ *
+ * Return: PH_TLS_OK, RESET, FAILED or NO_MEMORY.
  */
-enum ph_tls_result ph_tls_write(struct ph_tls_session *session, const uint8_t *bytes, size_t len, size_t *ret_len);
+enum ph_tls_result ph_tls_write(struct ph_tls_session *session, const uint8_t *bytes, size_t len);
 
-/* Sends close_notify; reading goes on. */
+/* Bytes held by ph_tls_write(). */
+size_t ph_tls_held(const struct ph_tls_session *session);
+
+/* Sends what is held. Return: PH_TLS_OK when nothing is any more, WANT_WRITE, or RESET. */
+enum ph_tls_result ph_tls_flush(struct ph_tls_session *session);
+
+/* Sends close_notify, behind what is held; reading goes on. */
 enum ph_tls_result ph_tls_close(struct ph_tls_session *session);
 
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* tls: which certificates and keys are taken, and how sessions turn out with clients of every kind. */
 #include <errno.h>
+#include <linux/tcp.h>
 
 #include "ktap.h"
 #include "tickets.h"
@@ -34,6 +35,11 @@ static void make_files(void)
 		 "cat good.crt expired.crt > chain.crt &&"
 		 "(cat good.crt; sed '3s/^..../####/' expired.crt) > damaged.crt && mkfifo fifo.crt &&"
 		 "openssl ec -aes128 -passout pass:x -in good.key -out locked.key 2>/dev/null", lab_dir);
+	if (system(command))
+		lab_die(command);
+	snprintf(command, sizeof(command),
+		 "cd %s && n=$((92000 / $(openssl x509 -in good.crt -outform DER | wc -c))) &&"
+		 "for i in $(seq $n); do cat good.crt; done > many.crt", lab_dir);
 	if (system(command))
 		lab_die(command);
 	file = lab_create("long.crt", 0600);
@@ -214,7 +220,7 @@ static void test_words(int version, const char *version_name)
 	right = SSL_write(meeting.client, "hello", 5) == 5 &&
 		server_reads(meeting.server, bytes, sizeof(bytes), &len) == PH_TLS_OK && len == 5 &&
 		!memcmp(bytes, "hello", 5);
-	right = right && ph_tls_write(meeting.server, (const uint8_t *)"world", 5, &len) == PH_TLS_OK && len == 5 &&
+	right = right && ph_tls_write(meeting.server, (const uint8_t *)"world", 5) == PH_TLS_OK &&
 		client_reads(meeting.client, (char *)bytes, sizeof(bytes)) == 5 && !memcmp(bytes, "world", 5);
 	ktap_ok(right, "%s: plaintext both ways", version_name);
 
@@ -334,7 +340,6 @@ static SSL_SESSION *resume(struct ph_tls *with, SSL_CTX *context, SSL_SESSION *f
 	struct meeting meeting;
 	SSL_SESSION *session;
 	char bytes[8];
-	size_t len;
 	int client;
 
 	meet(&meeting, with, context, NAME, false);
@@ -342,7 +347,7 @@ static SSL_SESSION *resume(struct ph_tls *with, SSL_CTX *context, SSL_SESSION *f
 		SSL_set_session(meeting.client, from);
 	if (lab_handshake(meeting.server, meeting.client, &client) != PH_TLS_OK)
 		lab_die("handshake");
-	ph_tls_write(meeting.server, (const uint8_t *)"x", 1, &len);
+	ph_tls_write(meeting.server, (const uint8_t *)"x", 1);
 	client_reads(meeting.client, bytes, sizeof(bytes));
 	SSL_shutdown(meeting.client);
 	session = from && !SSL_session_reused(meeting.client) ? NULL : SSL_get1_session(meeting.client);
@@ -464,6 +469,73 @@ static void test_turn(void)
 	SSL_CTX_free(context);
 }
 
+static unsigned packets_sent(int fd)
+{
+	struct tcp_info info = { 0 };
+	socklen_t len = sizeof(info);
+
+	getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len);
+	return info.tcpi_data_segs_out;
+}
+
+/* Packets are what they cost, so they are counted: the flight, both tickets, and then many records. */
+static void test_packets(void)
+{
+	static uint8_t bytes[PH_TLS_WRITE_MAX];
+	SSL_CTX *context = lab_client(TLS1_3_VERSION);
+	unsigned handshake, written;
+	struct meeting meeting;
+	const int on = 1;
+	bool done;
+	int client;
+
+	meet(&meeting, tls, context, NAME, false);
+	setsockopt(meeting.server_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	done = lab_handshake(meeting.server, meeting.client, &client) == PH_TLS_OK;
+	handshake = packets_sent(meeting.server_fd);
+	ktap_ok(done && handshake == 2, "packets: a handshake takes %u of the server's", handshake);
+	done = ph_tls_write(meeting.server, bytes, sizeof(bytes)) == PH_TLS_OK;
+	for (size_t got = 0, part; done && got < sizeof(bytes); got += part) {
+		if (ph_tls_flush(meeting.server) == PH_TLS_RESET)
+			break;
+		part = 0;
+		SSL_read_ex(meeting.client, bytes, sizeof(bytes), &part);
+	}
+	written = packets_sent(meeting.server_fd) - handshake;
+	ktap_ok(done && !ph_tls_held(meeting.server) && written <= 2, "packets: %zu bytes take %u more", sizeof(bytes),
+		written);
+	part(&meeting);
+	SSL_CTX_free(context);
+}
+
+/* More certificates than are sent at once, to a client that is slow to take them. */
+static void test_long_chain(void)
+{
+	SSL_CTX *context = lab_client(TLS1_3_VERSION);
+	const int small = 4096;
+	struct ph_domain domain;
+	struct meeting meeting;
+	struct ph_tls *many;
+	char error[512];
+	uint8_t bytes[4];
+	size_t len = 0;
+	int client;
+	bool done;
+
+	lab_domain(&domain, DOMAIN, "many.crt", "good.key");
+	if (ph_tls_open(&domain, &tickets, false, &many, error, sizeof(error)))
+		lab_die(error);
+	meet(&meeting, many, context, NAME, false);
+	setsockopt(meeting.server_fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	done = lab_handshake(meeting.server, meeting.client, &client) == PH_TLS_OK &&
+	       SSL_write(meeting.client, "hello", 4) == 4 &&
+	       server_reads(meeting.server, bytes, sizeof(bytes), &len) == PH_TLS_OK && len == 4;
+	ktap_ok(done, "handshake: a chain of 92 KB");
+	part(&meeting);
+	ph_tls_free(many);
+	SSL_CTX_free(context);
+}
+
 int main(void)
 {
 	struct ph_domain domain;
@@ -489,6 +561,8 @@ int main(void)
 	test_resumption(TLS1_3_VERSION, "TLS 1.3");
 	test_renegotiation();
 	test_turn();
+	test_packets();
+	test_long_chain();
 	ph_tls_free(tls);
 	lab_tear_down();
 	return ktap_end();

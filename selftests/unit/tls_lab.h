@@ -199,16 +199,16 @@ static inline enum ph_tls_result lab_handshake(struct ph_tls_session *server, SS
 	enum ph_tls_result result = PH_TLS_WANT_READ;
 
 	*ret_client = SSL_ERROR_WANT_READ;
-	for (int i = 0; i < 1000; i++) {
+	for (int i = 0; i < 100000; i++) {
 		if (*ret_client == SSL_ERROR_WANT_READ) {
 			ERR_clear_error();
 			*ret_client = SSL_get_error(client, SSL_do_handshake(client));
 		}
-		if (result == PH_TLS_WANT_READ) {
+		if (result == PH_TLS_WANT_READ || result == PH_TLS_WANT_WRITE) {
 			ph_tls_session_turn(server);
 			result = ph_tls_handshake(server);
 		}
-		if (result != PH_TLS_WANT_READ && *ret_client != SSL_ERROR_WANT_READ)
+		if (result != PH_TLS_WANT_READ && result != PH_TLS_WANT_WRITE && *ret_client != SSL_ERROR_WANT_READ)
 			break;
 	}
 	return result;
