@@ -37,10 +37,12 @@ static void handshake(struct ph_connection *connection)
 	case PH_TLS_RESET:
 		ph_connection_end(connection, PH_REASON_CLIENT_RESET);
 		return;
+	case PH_TLS_NO_MEMORY:
+		ph_connection_end(connection, PH_REASON_NO_MEMORY);
+		return;
 	case PH_TLS_CLOSED:
 	case PH_TLS_TRUNCATED:
 	case PH_TLS_FAILED:
-	case PH_TLS_NO_MEMORY:
 		break;
 	}
 	/* OpenSSL has sent an alert. */

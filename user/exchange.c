@@ -269,7 +269,7 @@ static enum ph_reason run_to_client(struct ph_exchange *exchange, struct ph_end 
 
 	for (int rounds = 0; rounds < PH_TURN_ROUNDS;) {
 		reason = flush(exchange, client);
-		if (reason != GOING_ON || ph_tls_held(exchange->session))
+		if (reason != GOING_ON || ph_tls_held(exchange->session) || !ph_tls_can_write(exchange->session))
 			return reason;
 		len = 0;
 		if (exchange->authority && !exchange->client_told)
@@ -299,7 +299,8 @@ static enum ph_reason pass_ends(struct ph_exchange *exchange, struct ph_end *cli
 		exchange->cvm_told = true;
 		shutdown(cvm->fd, SHUT_WR);
 	}
-	if (exchange->cvm_ended && !ph_tls_held(exchange->session) && !exchange->client_told && client->writable) {
+	if (exchange->cvm_ended && !exchange->client_told && client->writable && !ph_tls_held(exchange->session) &&
+	    ph_tls_can_write(exchange->session)) {
 		result = ph_tls_close(exchange->session);
 		if (result == PH_TLS_WANT_WRITE) {
 			client->writable = false;
@@ -318,12 +319,15 @@ enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *cl
 {
 	enum ph_progress from_client = PH_PROGRESS_WAIT, from_cvm = PH_PROGRESS_WAIT;
 	enum ph_reason reason;
+	bool waited;
 
 	reason = run_to_client(exchange, client, cvm, means, &from_cvm);
+	waited = !ph_tls_can_write(exchange->session);
 	if (reason == GOING_ON)
 		reason = run_to_cvm(exchange, client, cvm, means, &from_client);
-	if (reason == GOING_ON && exchange->authority && from_cvm == PH_PROGRESS_WAIT)
-		reason = run_to_client(exchange, client, cvm, means, &from_cvm);	/* its refusals */
+	/* Once more, for authority's refusals, or for what had to wait for the client's message. */
+	if (reason == GOING_ON && (exchange->authority || waited) && from_cvm == PH_PROGRESS_WAIT)
+		reason = run_to_client(exchange, client, cvm, means, &from_cvm);
 	if (reason == GOING_ON)
 		reason = pass_ends(exchange, client, cvm);
 	if (reason != GOING_ON) {

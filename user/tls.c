@@ -463,7 +463,8 @@ static int bio_write(BIO *bio, const char *bytes, int len)
 		sealed_len += (size_t)len;
 		return len;
 	}
-	result = send_sealed(session);			/* a chain of very many certificates */
+	/* It does not fit, as with a chain of very many certificates; or it is an answer, an alert, close_notify. */
+	result = send_sealed(session);
 	if (result == PH_TLS_OK)
 		result = ph_tls_flush(session);
 	if (result == PH_TLS_OK)
@@ -585,11 +586,12 @@ enum ph_tls_result ph_tls_handshake(struct ph_tls_session *session)
 	begin_sealing(session);
 	result = result_of(session, SSL_do_handshake(session->ssl));
 	sent = send_sealed(session);
-	if (sent != PH_TLS_OK)
-		return sent;
-	if (result == PH_TLS_OK)
+	if (result == PH_TLS_OK) {
 		session->terms = NULL;
-	return result;
+		/* Who has reset it may have said something before: reading tells both. */
+		return sent == PH_TLS_RESET ? PH_TLS_OK : sent;
+	}
+	return sent == PH_TLS_OK ? result : sent;
 }
 
 bool ph_tls_session_is_h2(const struct ph_tls_session *session)
@@ -620,6 +622,11 @@ enum ph_tls_result ph_tls_write(struct ph_tls_session *session, const uint8_t *b
 	}
 	sent = send_sealed(session);
 	return result == PH_TLS_OK ? sent : PH_TLS_FAILED;
+}
+
+bool ph_tls_can_write(const struct ph_tls_session *session)
+{
+	return !SSL_in_init(session->ssl);
 }
 
 size_t ph_tls_held(const struct ph_tls_session *session)

@@ -92,7 +92,7 @@ enum ph_tls_result ph_tls_read(struct ph_tls_session *session, uint8_t *bytes, s
 
 /**
  * ph_tls_write() - plaintext to the peer.
- * @len: PH_TLS_WRITE_MAX at most, and only while nothing is held.
+ * @len: PH_TLS_WRITE_MAX at most, and only while nothing is held and ph_tls_can_write().
  *
  * All of it is taken and goes out at once, however many records that is; what the socket does not take is held,
  * encrypted.
@@ -101,13 +101,16 @@ enum ph_tls_result ph_tls_read(struct ph_tls_session *session, uint8_t *bytes, s
  */
 enum ph_tls_result ph_tls_write(struct ph_tls_session *session, const uint8_t *bytes, size_t len);
 
-/* Bytes held by ph_tls_write(). */
+/* Not while a message of the peer's that is no data (KeyUpdate) has come in part: only reading changes that. */
+bool ph_tls_can_write(const struct ph_tls_session *session);
+
+/* Bytes that the socket did not take: ph_tls_write()'s, or the handshake's last ones. */
 size_t ph_tls_held(const struct ph_tls_session *session);
 
 /* Sends what is held. Return: PH_TLS_OK when nothing is any more, WANT_WRITE, or RESET. */
 enum ph_tls_result ph_tls_flush(struct ph_tls_session *session);
 
-/* Sends close_notify, behind what is held; reading goes on. */
+/* Sends close_notify, behind what is held, while ph_tls_can_write(); reading goes on. */
 enum ph_tls_result ph_tls_close(struct ph_tls_session *session);
 
 #endif

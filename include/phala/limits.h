@@ -113,8 +113,8 @@
 #define PH_UNSENT_BYTES 131072		/* queued beyond what the peer's window lets out: a stalled one holds it, and a pipe */
 #define PH_PIPES_SPARE 32		/* empty pipes that a worker keeps at hand, at most */
 #define PH_PIPES_SPARE_ALL 256		/* ... and all of them */
-#define PH_TURN_ROUNDS 16		/* reads of one direction, each PH_PIPE_BYTES counting as one, before others' turn */
-#define PH_TLS_BYTES PH_RECORD_MAX	/* held for one direction of a standard connection while its reader is slow */
+#define PH_TURN_ROUNDS 16		/* of one direction, each PH_PIPE_BYTES, in TLS PH_TLS_BYTES, before others have their turn */
+#define PH_TLS_BYTES PH_RECORD_MAX	/* of h2 requests, held while the CVM is slow; without h2 it is PH_PIPE_BYTES */
 #define PH_H2_BLOCK_MAX 65536		/* bytes of a request's header block, without compression: held until judged */
 #define PH_H2_TABLE_MAX 65536		/* of a client's HPACK table, which a CVM may ask for: 4,096 unless it does */
 #define PH_H2_FRAME_BYTES 16384		/* of a frame's payload that every peer takes: RFC 9113, section 4.2 */

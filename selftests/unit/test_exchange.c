@@ -5,7 +5,6 @@
  *   client === gateway's client end | exchange | gateway's CVM end --- CVM
  */
 #include <errno.h>
-#include <linux/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -14,6 +13,7 @@
 #include "ktap.h"
 #include "tickets.h"
 #include "tls_lab.h"
+#include "tls_raw.h"
 
 #define DOMAIN "example.test"
 #define NAME "app-8080." DOMAIN
@@ -438,6 +438,59 @@ static void test_gathering(SSL_CTX *context)
 	tear_down(&lab);
 }
 
+/* The answer to it has no place any more. */
+static void test_key_update_after_end(SSL_CTX *context)
+{
+	struct lab lab;
+	bool done;
+
+	set_up(&lab, context, 0);
+	lab.v.end_after = true;
+	done = run(&lab, client_has_end) && SSL_key_update(lab.client, SSL_KEY_UPDATE_REQUESTED) == 1;
+	lab.c.send_len = 5000;
+	lab.c.end_after = true;
+	done = done && run(&lab, both_have_ends);
+	ktap_ok(done && got_exactly(&lab.v, &lab.c) && lab.reason == PH_REASON_CLOSED,
+		"a KeyUpdate that asks for one, after close_notify: what comes behind it goes on");
+	tear_down(&lab);
+}
+
+/* Only once: as an edge-triggered watcher that has nothing more to tell. */
+static void settle(struct lab *lab)
+{
+	do
+		lab->progress = ph_exchange_run(&lab->exchange, &lab->client_end, &lab->cvm_end, &means, &lab->reason);
+	while (lab->progress == PH_PROGRESS_AGAIN);
+}
+
+/* OpenSSL writes nothing while it has half of a message. */
+static void test_split_key_update(SSL_CTX *context)
+{
+	char got[8] = "";
+	struct lab lab;
+	bool done;
+	int fd;
+
+	set_up(&lab, context, 0);
+	fd = SSL_get_fd(lab.client);
+	run_once(&lab);
+	done = !raw_send(fd, RAW_HANDSHAKE, "\x18\0\0\1", 4);
+	lab.client_end.readable = true;
+	settle(&lab);
+	done = done && send(lab.cvm, "hello", 5, 0) == 5;
+	lab.cvm_end.readable = true;
+	settle(&lab);
+	ktap_ok(done && lab.progress == PH_PROGRESS_WAIT && SSL_read(lab.client, got, sizeof(got)) < 0,
+		"half a KeyUpdate: the CVM has to wait");
+	done = !raw_send(fd, RAW_HANDSHAKE, "\0", 1) && !raw_next_secret() && !raw_send(fd, RAW_DATA, "data", 4);
+	lab.client_end.readable = true;
+	settle(&lab);
+	done = done && lab.progress == PH_PROGRESS_WAIT && SSL_read(lab.client, got, sizeof(got)) == 5 && !memcmp(got, "hello", 5);
+	ktap_ok(done && recv(lab.cvm, got, sizeof(got), MSG_DONTWAIT) == 4 && !memcmp(got, "data", 4),
+		"half a KeyUpdate: with the other half both ways go on");
+	tear_down(&lab);
+}
+
 int main(void)
 {
 	SSL_CTX *tls12 = lab_client(TLS1_2_VERSION), *tls13 = lab_client(TLS1_3_VERSION);
@@ -467,6 +520,10 @@ int main(void)
 	test_stopped_readers(tls13);
 	test_nothing_kept(tls13);
 	test_gathering(tls13);
+	test_key_update_after_end(tls13);
+	SSL_CTX_set_ciphersuites(tls13, "TLS_AES_128_GCM_SHA256");
+	SSL_CTX_set_keylog_callback(tls13, raw_keylog);
+	test_split_key_update(tls13);
 	SSL_CTX_free(tls12);
 	SSL_CTX_free(tls13);
 	ph_tls_free(tls);

@@ -7,6 +7,7 @@
 #define TLS_LAB_H
 
 #include <arpa/inet.h>
+#include <linux/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -178,7 +179,9 @@ static inline SSL_CTX *lab_client(int version)
 static inline SSL *lab_connect(SSL_CTX *context, int fd, const char *name)
 {
 	SSL *ssl = SSL_new(context);
+	const int on = 1;
 
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (!ssl || !BIO_socket_nbio(fd, 1) || !SSL_set_fd(ssl, fd) || !SSL_set_tlsext_host_name(ssl, name))
 		lab_die("SSL_new");
 	SSL_set_connect_state(ssl);
