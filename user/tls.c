@@ -568,8 +568,8 @@ static enum ph_tls_result result_of(struct ph_tls_session *session, int returned
 		return session->spent ? PH_TLS_AGAIN : PH_TLS_WANT_READ;
 	case SSL_ERROR_WANT_WRITE:
 		return PH_TLS_WANT_WRITE;
-	case SSL_ERROR_ZERO_RETURN:
-		return PH_TLS_CLOSED;
+	case SSL_ERROR_ZERO_RETURN:			/* also when close_notify in return found nobody */
+		return session->error ? PH_TLS_RESET : PH_TLS_CLOSED;
 	}
 	if (session->error)
 		return PH_TLS_RESET;
