@@ -581,7 +581,7 @@ static __always_inline __u64 flow_last_ns(const struct ph_flow *flow)
 	return client > cvm ? client : cvm;
 }
 
-/* Has who reset it sent anything so long after that? */
+/* Has the end that reset it, or in whose name it was, shown a sign of life (splice_watch()) so long after that? */
 static __always_inline int flow_goes_on(const struct ph_flow *flow, __u64 after_ns)
 {
 	__u64 last = flow->ended_by_cvm ? READ_ONCE(flow->cvm.last_ns) : READ_ONCE(flow->client.last_ns);

@@ -179,32 +179,59 @@ enum splice_news {
 	SPLICE_RESET,
 };
 
+/* Does a reset of @me's end the flow, if it is not @over already? */
+static __always_inline int splice_reset_counts(struct ph_flow_way *me, const struct ph_flow_way *other, __u32 seq, int over)
+{
+	/* Kept before the last look: what it overtook may be coming in on another CPU. */
+	if (!over && seq_after(seq, me->end) && !seq_after(seq, other->window_end)) {
+		me->reset = seq;
+		WRITE_ONCE(me->has_reset, 1);
+	}
+	return seq == READ_ONCE(other->ack) || seq == READ_ONCE(me->end) || (me->has_fin && seq == me->fin - 1);
+}
+
 /*
  * Takes note of what @me sends: only of what fits the windows, so that nobody who merely guesses ends a flow or keeps
- * one alive. @seq, @ack: as the client knows them. @scale: of @me's windows.
+ * one alive. @seq, @ack: as the client knows them. @scale: of @me's windows. @reset: the flow, if @me ended it by a reset.
  *
  * A reset counts in two places: behind all that this end sent, where whoever gives up sends it, and at what the other
  * end acknowledged last, where it answers a packet (RFC 9293, section 3.10.7.1). What lies between is the other end's to
  * judge: it provokes a challenge (RFC 5961, section 3.2), and the answer to that is in the second place. Had all between
- * counted, who guesses would need as many tries fewer as there are bytes under way.
+ * counted, who guesses would need as many tries fewer as there are bytes under way. One more place is where the FIN was,
+ * by which macOS gives up and which Linux takes (tcp_reset_check()).
+ *
+ * One that lies beyond has overtaken data. On its way on it may be overtaken in turn: then the other end takes it, and
+ * nobody says anything any more. So it counts once all that was sent before it has come. Only the last such is kept, so
+ * that who guesses has no more tries than he sends packets.
+ *
+ * An end that is no more sends nothing, but what it sent before may come in late. So after a reset only what it cannot
+ * have sent before is a sign of life: more data, or an acknowledgement of what passed here after the reset did.
  */
 static __always_inline enum splice_news splice_watch(const struct packet *p, struct ph_flow_way *me,
-						     struct ph_flow_way *other, __u32 seq, __u32 ack, __u32 scale)
+						     struct ph_flow_way *other, __u32 seq, __u32 ack, __u32 scale,
+						     const struct ph_flow *reset)
 {
 	__u32 end = seq + p->payload + p->tcp.fin, window_end;
+	int is_reset = 0;
 
 	__sync_fetch_and_add(&me->packets, 1);
 	__sync_fetch_and_add(&me->bytes, p->payload);
 	if (p->tcp.syn)
 		return SPLICE_NOTHING;
 	if (p->tcp.rst)
-		return seq == other->ack || seq == me->end ? SPLICE_RESET : SPLICE_NOTHING;
+		return splice_reset_counts(me, other, seq, !!reset) ? SPLICE_RESET : SPLICE_NOTHING;
 	if (!p->tcp.ack || seq_after(seq, other->window_end) || seq_after(other->ack, end + 1) ||
 	    seq_after(ack, other->end) || seq_after(me->ack - SPLICE_OLD_ACK, ack))
 		return SPLICE_NOTHING;
-	me->last_ns = bpf_ktime_get_coarse_ns();
-	if (seq_after(end, me->end))
-		me->end = end;
+	if (!reset || seq_after(end, me->reset) || seq_after(ack, reset->other_end))
+		me->last_ns = bpf_ktime_get_coarse_ns();
+	if (seq_after(end, me->end)) {
+		WRITE_ONCE(me->end, end);
+		if (READ_ONCE(me->has_reset) && seq_reaches(end, me->reset)) {
+			is_reset = end == me->reset;
+			me->has_reset = 0;
+		}
+	}
 	if (seq_reaches(ack, me->ack)) {
 		me->ack = ack;
 		window_end = ack + ((__u32)bpf_ntohs(p->tcp.window) << (scale & 15));
@@ -215,21 +242,36 @@ static __always_inline enum splice_news splice_watch(const struct packet *p, str
 		me->fin = end;
 		me->has_fin = 1;
 	}
+	if (is_reset)
+		return SPLICE_RESET;
 	return me->has_fin && other->has_fin && seq_reaches(me->ack, other->fin) && seq_reaches(other->ack, me->fin)
 	       ? SPLICE_FINISHED : SPLICE_NOTHING;
+}
+
+/* @flow, if that end has reset it, or somebody in its name; else NULL. */
+static __always_inline const struct ph_flow *splice_reset_by(const struct ph_flow *flow, const struct ph_splice *splice,
+							     __u32 cvm)
+{
+	return splice->flags & PH_FLOW_RESET && flow->ended_by_cvm == cvm ? flow : NULL;
 }
 
 /* The flow is over, if nobody else said so meanwhile. By itself, for its stack: those who call it have much of their own. */
 __separate int splice_end(__u32 slot, __u32 generation, __u32 news, __u32 by_cvm)
 {
 	struct ph_flow *flow = flow_at(slot);
+	struct ph_flow_way *me;
 
 	if (!flow || !flow_lock(flow))
 		return 0;
 	if (flow->splice.generation == generation && flow->splice.state == PH_FLOW_SPLICED) {
 		flow->ended_by_cvm = by_cvm;
-		if (news == SPLICE_RESET)
+		if (news == SPLICE_RESET) {
+			me = by_cvm ? &flow->cvm : &flow->client;
+			me->has_reset = 0;
+			me->reset = me->end;
+			flow->other_end = by_cvm ? flow->client.end : flow->cvm.end;
 			flow->splice.flags |= PH_FLOW_RESET;
+		}
 		flow_end(flow, PH_FLOW_ENDED, news == SPLICE_FINISHED ? PH_REASON_CLOSED
 					      : by_cvm ? PH_REASON_CVM_RESET : PH_REASON_CLIENT_RESET);
 	}

@@ -137,7 +137,7 @@ __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot
 		return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 	}
 	news = splice_watch(p, &flow->client, &flow->cvm, bpf_ntohl(p->tcp.seq), bpf_ntohl(p->tcp.ack_seq),
-			    splice.client_scale);
+			    splice.client_scale, splice_reset_by(flow, &splice, 0));
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
 		splice_end(slot, splice.generation, news, 0);
 	if (splice.state == PH_FLOW_ENDED)
@@ -358,7 +358,8 @@ __separate int cvm_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		return to_tunnel(skb);
 	}
 	news = splice_watch(p, &flow->cvm, &flow->client, bpf_ntohl(p->tcp.seq) + splice.seq_to_client,
-			    bpf_ntohl(p->tcp.ack_seq) - splice.seq_to_cvm, splice.cvm_scale);
+			    bpf_ntohl(p->tcp.ack_seq) - splice.seq_to_cvm, splice.cvm_scale,
+			    splice_reset_by(flow, &splice, 1));
 	if (news != SPLICE_NOTHING && splice.state == PH_FLOW_SPLICED)
 		splice_end(slot, splice.generation, news, 1);
 	if (splice.state == PH_FLOW_ENDED)

@@ -202,13 +202,17 @@ struct ph_splice {
 struct ph_flow_way {
 	__u64 packets;
 	__u64 bytes;			/* of payload */
-	__u64 last_ns;			/* CLOCK_MONOTONIC, coarse: the last packet in its window, RST apart */
+	__u64 last_ns;			/* CLOCK_MONOTONIC, coarse: the last packet in its window; after its RST, sign of life */
 	__u32 end;			/* behind the highest byte it sent */
 	__u32 ack;			/* the highest it acknowledged */
 	__u32 window_end;		/* the highest it allowed */
 	__u32 fin;			/* end behind its FIN, if has_fin */
-	__u32 has_fin;
-	__u32 first_time;		/* the CVM's: TSval of its SYN-ACK, all that can be echoed before it says more */
+	__u16 has_fin;
+	__u16 has_reset;
+	union {
+		__u32 first_time;	/* the CVM's, until it says more: TSval of its SYN-ACK, all that can be echoed */
+		__u32 reset;		/* has_reset: where it will end by a reset that came early; of one that has: its end then */
+	};
 	__u64 told_packets;		/* what of it is in ph_load already */
 	__u64 told_bytes;
 };
@@ -235,7 +239,10 @@ struct ph_flow {
 	__u32 lock;			/* held while state, flags or the hello change */
 	__u32 hello;			/* hello slot + 1, or 0 */
 	__u32 client_isn;
-	__u32 gateway_isn;
+	union {
+		__u32 gateway_isn;	/* until it is spliced */
+		__u32 other_end;	/* once one end has reset it: the other's end then */
+	};
 	__u8 reason;			/* enum ph_reason, once it is over or declined */
 	__u8 domain;			/* index */
 	__u8 ended_by_cvm;

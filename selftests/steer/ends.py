@@ -164,6 +164,52 @@ def forged(place):
     equal(state_of(place, client)[0], "spliced", "while its sender went on")
 
 
+@row(rows, "a reset that its sender's older packets come behind, much later: over all the same", 60)
+def overtaken(place):
+    for by_cvm in (False, True):
+        client, cvm, syn = bound(place)
+        up, down = (syn.seq + 1 + len(HELLO)) & MASK, 1001
+        cvm.answer(syn, ACK | PSH, down, up, data=b"down")
+        expect(client.next(want=lambda segment: segment.data), "nothing came down")
+        client.send(b"up", flags=ACK | PSH)
+        expect(cvm.next(want=lambda segment: segment.data), "nothing went up")
+        if by_cvm:
+            cvm.answer(syn, RST, down + 4)
+        else:
+            client.send(flags=RST, seq=(client.seq + 2) & MASK)
+        wait_until(lambda: state_of(place, client) == ("ended", "cvm-reset" if by_cvm else "client-reset"), 2, "the end")
+        # The data doubled on the way, and the acknowledgement of all that had come before
+        until = time.monotonic() + 2 * SLOW
+        while time.monotonic() < until:
+            if by_cvm:
+                cvm.answer(syn, ACK | PSH, down, up, data=b"down")
+                cvm.answer(syn, ACK, down + 4, (up + 2) & MASK)
+            else:
+                client.send(b"up", flags=ACK | PSH)
+                client.send(seq=(client.seq + 2) & MASK, ack=(client.ack + 4) & MASK)
+            time.sleep(0.1)
+        wait_until(lambda: state_of(place, client) is None, 10, "the slot free")
+
+
+@row(rows, "a reset that overtakes the data before it: an end")
+def overtakes(place):
+    client, cvm, syn = bound(place)
+    client.send(flags=RST, seq=(client.seq + 100) & MASK)
+    expect(cvm.next(want=lambda segment: segment.flags & RST), "the reset is not passed on")
+    equal(state_of(place, client), ("spliced", "-"), "before its place")
+    client.send(b"x" * 100, flags=ACK | PSH)
+    expect(cvm.next(want=lambda segment: segment.data), "the data is not passed on")
+    equal(state_of(place, client), ("ended", "client-reset"), "at its place")
+    client, cvm, syn = bound(place)
+    ack = (syn.seq + 1 + len(HELLO)) & MASK
+    cvm.answer(syn, RST, 1101)
+    expect(client.next(want=lambda segment: segment.flags & RST), "the CVM's reset is not passed on")
+    equal(state_of(place, client), ("spliced", "-"), "before its place")
+    cvm.answer(syn, ACK | PSH, 1001, ack, data=b"x" * 100)
+    expect(client.next(want=lambda segment: segment.data), "the CVM's data is not passed on")
+    equal(state_of(place, client), ("ended", "cvm-reset"), "at its place")
+
+
 @row(rows, "a client that uses its port again at once", 30)
 def port_again(place):
     for _ in range(20):

@@ -579,6 +579,62 @@ static void test_finish(void)
 	ktap_ok(flow_state() == ENDED, "two FINs, both acknowledged: over");
 }
 
+/* One end's packets, or the other's; numbers as in struct row. */
+enum who { NOBODY, ME, OTHER };
+
+struct step {
+	enum who who;
+	uint8_t flags;
+	uint16_t payload;
+	int32_t seq, ack;
+};
+
+#define STEPS 4
+
+static void do_steps(const struct step *steps, bool me_is_cvm)
+{
+	static uint8_t out[PACKET_SIZE];
+	uint32_t len;
+
+	for (int i = 0; i < STEPS && steps[i].who != NOBODY; i++) {
+		struct row row = { .by_cvm = (steps[i].who == ME) == me_is_cvm };
+		struct packet in = row.by_cvm ? from_cvm(steps[i].flags, PLAIN, steps[i].payload)
+					      : from_client(steps[i].flags, PLAIN, steps[i].payload);
+
+		in.seq += steps[i].seq;
+		in.ack += steps[i].ack;
+		run(&row, &in, out, &len);
+	}
+}
+
+/* Where a reset counts, beside the places that the rows above have. */
+static void test_resets(void)
+{
+	static const struct {
+		const char *name;
+		struct step steps[STEPS];
+		enum ph_flow_state then;
+	} resets[] = {
+		{ "a reset overtakes data, which comes", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 } }, ENDED },
+		{ "... in two, the first late", { { ME, RST, 0, 100, 0 }, { ME, ACK, 50, 50, 0 }, { ME, ACK, 50, 0, 0 } }, ENDED },
+		{ "... and some is missing", { { ME, RST, 0, 100, 0 }, { ME, ACK, 50, 0, 0 } }, SPLICED },
+		{ "a reset overtakes FIN, which comes", { { ME, RST, 0, 1, 0 }, { ME, FIN | ACK, 0, 0, 0 } }, ENDED },
+		{ "a reset within what comes", { { ME, RST, 0, 100, 0 }, { ME, ACK, 101, 0, 0 }, { ME, ACK, 0, 100, 0 } }, SPLICED },
+		{ "another reset since", { { ME, RST, 0, 100, 0 }, { ME, RST, 0, 200, 0 }, { ME, ACK, 100, 0, 0 } }, SPLICED },
+		{ "a reset out of the window", { { ME, RST, 0, 1 << 24, 0 }, { ME, ACK, 0, 0, 0 } }, SPLICED },
+		{ "a reset where the FIN was", { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, ACK, 0, 0, 1 }, { ME, RST, 0, 0, 0 } }, ENDED },
+		{ "a reset before the FIN", { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, ACK, 0, 0, 1 }, { ME, RST, 0, -1, 0 } }, SPLICED },
+		{ "a reset where the other end's FIN was", { { OTHER, FIN | ACK, 0, 0, 0 }, { ME, RST, 0, -1, 0 } }, SPLICED },
+	};
+
+	for (size_t i = 0; i < 2 * sizeof(resets) / sizeof(resets[0]); i++) {
+		set_world();
+		set_flow(SPLICED);
+		do_steps(resets[i / 2].steps, i % 2);
+		ktap_ok(flow_state() == resets[i / 2].then, "by the %s: %s", i % 2 ? "CVM" : "client", resets[i / 2].name);
+	}
+}
+
 /* What an instance carries: never less than nothing, and of that instance alone. */
 static void test_loads(void)
 {
@@ -882,6 +938,106 @@ static bool sweep_frees(void)
 	return flow_state() == FREE;
 }
 
+/* As if @ms had gone by since everything that happened to the flow. */
+static void grow_old(struct ph_flow *flow, uint64_t ms)
+{
+	flow->ended_ns -= ms * 1000000;
+	flow->client.last_ns -= ms * 1000000;
+	flow->cvm.last_ns -= ms * 1000000;
+}
+
+static struct ph_flow get_flow(void)
+{
+	uint32_t slot = SLOT;
+	struct ph_flow flow;
+
+	bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+	return flow;
+}
+
+/* The timer is on. Return: whether it comes by the slot, and frees it. */
+static bool sweep_passes(uint32_t slot)
+{
+	struct ph_flow flow = { .splice = { .generation = GENERATION, .state = KILLED } };
+	struct timespec moment = { .tv_nsec = 1000000 };
+	uint64_t until = now_ns() + 10000000000ULL;
+
+	bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flow, 0);
+	while (flow.splice.state != FREE && now_ns() < until) {
+		nanosleep(&moment, NULL);
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flow);
+	}
+	return flow.splice.state == FREE;
+}
+
+/* What the timer makes of the @count flows, fewer than slots of a word. Return: whether it has seen all of them. */
+static bool sweep_all(struct ph_flow *flows, uint32_t count)
+{
+	uint32_t first = SLOT / PH_SLOTS_WORD * PH_SLOTS_WORD, last = first + count, word = SLOT / PH_SLOTS_WORD;
+	uint64_t used = (2ULL << count) - 1;
+	bool good = true;
+
+	for (uint32_t slot = first; slot < last; slot++)
+		bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flows[slot - first], 0);
+	/* Twice: at first it may have been in the midst of them. */
+	for (int i = 0; i < 2; i++) {
+		bpf_map_update_elem(fd_of(skel->maps.ph_used), &word, &used, 0);
+		good &= sweep_passes(last);
+	}
+	for (uint32_t slot = first; slot < last; slot++)
+		bpf_map_lookup_elem(fd_of(skel->maps.ph_flows), &slot, &flows[slot - first]);
+	return good;
+}
+
+/* One end has reset the flow, or somebody in its name: what comes later shows whether it lives. */
+static void test_life(void)
+{
+	static const struct {
+		const char *name;
+		struct step steps[STEPS];
+		bool lives;
+	} lives[] = {
+		{ "nothing", { { NOBODY, 0, 0, 0, 0 } }, false },
+		{ "its data again", { { ME, ACK | PSH, 100, -400, 0 } }, false },
+		{ "its last data again", { { ME, ACK | PSH, 100, -100, 0 } }, false },
+		{ "an acknowledgement of before", { { ME, ACK, 0, 0, -5000 } }, false },
+		{ "an acknowledgement of all before", { { ME, ACK, 0, 0, 0 } }, false },
+		{ "a keepalive", { { ME, ACK, 0, -1, 0 } }, false },
+		{ "the reset again", { { ME, RST, 0, 0, 0 } }, false },
+		{ "a reset further on, and its data again", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, -100, 0 } }, false },
+		{ "the other end's data", { { OTHER, ACK | PSH, 100, 0, 0 }, { ME, ACK, 0, 0, 0 } }, false },
+		{ "an acknowledgement of what never came", { { ME, ACK, 0, 0, 1 } }, false },
+		{ "more data", { { ME, ACK | PSH, 1, 0, 0 } }, true },
+		{ "more data behind a reset further on", { { ME, RST, 0, 100, 0 }, { ME, ACK | PSH, 1, 0, 0 } }, true },
+		{ "FIN", { { ME, FIN | ACK, 0, 0, 0 } }, true },
+		{ "an acknowledgement of what came since", { { OTHER, ACK | PSH, 100, 0, 0 }, { ME, ACK, 0, 0, 1 } }, true },
+	};
+	static const struct step reset[STEPS] = { { ME, RST, 0, 0, 0 } };
+	enum { COUNT = 2 * sizeof(lives) / sizeof(lives[0]) };
+	struct timespec moment = { .tv_nsec = 10000000 };
+	struct ph_flow flows[COUNT];
+	uint32_t slot = SLOT;
+
+	/* A machine that was started just now has no time for that behind it. */
+	while (now_ns() < 2 * PH_FLOW_REST_MS * 1000000ULL)
+		nanosleep(&moment, NULL);
+	for (int i = 0; i < COUNT; i++) {
+		set_world();
+		set_flow(SPLICED);
+		do_steps(reset, i % 2);
+		flows[i] = get_flow();
+		grow_old(&flows[i], PH_FLOW_REVIVE_MS + 100);
+		bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flows[i], 0);
+		do_steps(lives[i / 2].steps, i % 2);
+		flows[i] = get_flow();
+		grow_old(&flows[i], PH_FLOW_REST_MS);
+	}
+	ktap_ok(sweep_all(flows, COUNT), "the timer passes by");
+	for (int i = 0; i < COUNT; i++)
+		ktap_ok(flows[i].splice.state == (lives[i / 2].lives ? SPLICED : FREE), "reset by the %s, and then %s: %s",
+			i % 2 ? "CVM" : "client", lives[i / 2].name, lives[i / 2].lives ? "it lives" : "it is over");
+}
+
 /* The second packet of a hello that is a worker's, while others hold the lock of the client's address, or not. */
 static void test_workers(bool held)
 {
@@ -1057,6 +1213,7 @@ int main(void)
 	test_removed(false);
 	test_removed(true);
 	test_finish();
+	test_resets();
 	test_loads();
 	test_drops();
 	test_hello_sent();
@@ -1065,6 +1222,7 @@ int main(void)
 	test_spliced_late();
 	test_workers(false);
 	test_workers(true);
+	test_life();
 	test_kill_held();
 	test_full();
 	ph_steer_bpf__destroy(skel);
