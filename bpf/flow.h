@@ -8,7 +8,7 @@
  *               -> DECLINED    too many pieces, too slow, no instance
  *   BINDING     -> SPLICED     an instance answered
  *               -> DECLINED    none did
- *   SPLICED     -> ENDED       FIN and its acknowledgement both ways, or RST
+ *   SPLICED     -> ENDED       FIN and its acknowledgement both ways, or FIN both ways and then silence, or RST
  *               -> KILLED      idle for too long, instance removed, operator
  *   ENDED       -> SPLICED     the reset was forged
  *               -> KILLED      the client begins anew from the same port, or the instance was removed
@@ -612,6 +612,12 @@ static __always_inline __u64 flow_idle_ns(const struct ph_flow *flow, const stru
 	return flow->idle_ms ? flow->idle_ms * NSEC_PER_MSEC : steer->idle_ns;
 }
 
+/* Both FINs came by. An end that is through with it may vanish without a word, and the last acknowledgement get lost. */
+static __always_inline int flow_is_closing(const struct ph_flow *flow)
+{
+	return flow->client.has_fin && flow->cvm.has_fin;
+}
+
 /* When the state's time is over. */
 static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struct ph_steer *steer)
 {
@@ -621,7 +627,8 @@ static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struc
 	case PH_FLOW_BINDING:
 		return flow->begun_ns + (PH_COLLECT_TIMEOUT_MS + PH_BIND_TIMEOUT_MS) * NSEC_PER_MSEC;
 	case PH_FLOW_SPLICED:
-		return flow_last_ns(flow) + flow_idle_ns(flow, steer) + PH_IDLE_GRACE_MS * NSEC_PER_MSEC;
+		return flow_last_ns(flow) + (flow_is_closing(flow) ? PH_FLOW_CLOSING_MS * NSEC_PER_MSEC
+					     : flow_idle_ns(flow, steer) + PH_IDLE_GRACE_MS * NSEC_PER_MSEC);
 	default:
 		return flow->ended_ns + PH_FLOW_REST_MS * NSEC_PER_MSEC;
 	}
@@ -637,7 +644,10 @@ static __always_inline void flow_expire(struct ph_flow *flow, __u32 slot)
 		flow_decline(flow, PH_REASON_DECLINED_UNANSWERED);
 		return;
 	case PH_FLOW_SPLICED:
-		flow_end(flow, PH_FLOW_KILLED, PH_REASON_IDLE);
+		if (flow_is_closing(flow))
+			flow_end(flow, PH_FLOW_ENDED, PH_REASON_CLOSED);
+		else
+			flow_end(flow, PH_FLOW_KILLED, PH_REASON_IDLE);
 		return;
 	case PH_FLOW_ENDED:
 		if (flow_reset_was_forged(flow)) {

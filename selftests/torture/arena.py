@@ -18,6 +18,7 @@ SOURCES = ("192.0.2.16", "192.0.2.47")          # one client address has too few
 WRONG = ("alert", "refused", "reset", "short", "different", "hung")
 LABELS = (f"alpha-{PORT}s", f"alpha1-{PORT}s", f"beta-{PORT}s")
 REST = 5                                        # seconds: PH_FLOW_REST_MS, and a sweep
+CLOSING = 120                                   # PH_FLOW_CLOSING_MS: an end that resets behind both FINs says nothing
 
 
 class Program:
@@ -190,7 +191,7 @@ class Arena:
         """
         if not (self.full or now):
             return
-        wait_until(lambda: not self.flows(), REST + 15, "the flow table empties")
+        wait_until(lambda: not self.flows(), max(REST + 15, (CLOSING + REST + 15) / SLOW), "the flow table empties")
         equal(self.lab.json("map", "dump", "clients"), [], "clients")
         equal(self.lab.json("map", "dump", "used"), [{"used": 0}], "slots in use")
         with pins.Steer() as steer:

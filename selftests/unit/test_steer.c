@@ -1038,6 +1038,38 @@ static void test_life(void)
 			i % 2 ? "CVM" : "client", lives[i / 2].name, lives[i / 2].lives ? "it lives" : "it is over");
 }
 
+/* Behind both FINs silence is an end, of a flow that may be idle for an hour. */
+static void test_closing(void)
+{
+	static const struct {
+		const char *name;
+		struct step steps[STEPS];
+		uint32_t silent_ms;
+		enum ph_flow_state then;
+	} closings[] = {
+		{ "both FINs, one acknowledged, and silence",
+		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, PH_FLOW_CLOSING_MS, ENDED },
+		{ "the same, but not for long enough",
+		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, PH_FLOW_CLOSING_MS - 10000, SPLICED },
+		{ "one FIN, acknowledged, and silence",
+		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, ACK, 0, 0, 1 } }, PH_FLOW_CLOSING_MS, SPLICED },
+	};
+	enum { COUNT = 2 * sizeof(closings) / sizeof(closings[0]) };
+	struct ph_flow flows[COUNT];
+
+	for (int i = 0; i < COUNT; i++) {
+		set_world();
+		set_flow(SPLICED);
+		do_steps(closings[i / 2].steps, i % 2);
+		flows[i] = get_flow();
+		grow_old(&flows[i], closings[i / 2].silent_ms);
+	}
+	ktap_ok(sweep_all(flows, COUNT), "the timer passes by");
+	for (int i = 0; i < COUNT; i++)
+		ktap_ok(flows[i].splice.state == closings[i / 2].then, "closing, the %s first: %s: %s", i % 2 ? "CVM" : "client",
+			closings[i / 2].name, closings[i / 2].then == ENDED ? "over" : "open");
+}
+
 /* The second packet of a hello that is a worker's, while others hold the lock of the client's address, or not. */
 static void test_workers(bool held)
 {
@@ -1223,6 +1255,7 @@ int main(void)
 	test_workers(false);
 	test_workers(true);
 	test_life();
+	test_closing();
 	test_kill_held();
 	test_full();
 	ph_steer_bpf__destroy(skel);
