@@ -310,7 +310,7 @@ static __always_inline int cvm_refuse(struct __sk_buff *skb, enum ph_guard_reaso
 	return guard_drop(skb, tunnel_header(), reason);
 }
 
-/* Of a flow of this CVM's that ended a moment ago, or was given up: told so. */
+/* Of a flow of this CVM's that ended, or was given up: told so. The reset that it should have had may have been lost. */
 static __always_inline int cvm_stray(struct __sk_buff *skb, struct packet *p)
 {
 	struct scratch *s = scratch_get();
@@ -397,6 +397,10 @@ __separate int cvm_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		case PH_FLOW_KILLED:
 		case PH_FLOW_DECLINED:
 			stray = 1;
+			break;
+		case PH_FLOW_FREE:	/* the last flow here was its own, and may not have ended for it */
+			stray = !p->tcp.syn && !instance_is_gone(&flow->splice.instance);
+			refuse = !stray;
 			break;
 		default:
 			refuse = 1;

@@ -349,6 +349,24 @@ def stray(place):
     equal(place.stand.since(before).get("stray"), 2, "counted")
 
 
+@row(rows, "a CVM that has not heard of the end, and speaks long after: RST", 30)
+def never_heard(place):
+    client, cvm, syn = bound(place)
+    client.reset()
+    wait_until(lambda: state_of(place, client) is None, 15, "the slot free")
+    while cvm.next(0.1):
+        pass
+    cvm.answer(syn, ACK | PSH, 1001, 222, data=b"x")
+    reset = cvm.next()
+    expect(reset, "no answer")
+    equal((reset.flags, reset.seq), (RST, 222), "the answer")
+    place.register([("app2", "other", cvm.address)])
+    while cvm.next(0.1):
+        pass
+    cvm.answer(syn, ACK | PSH, 1001, 222, data=b"x")
+    equal(cvm.next(0.5), None, "the answer to another instance")
+
+
 @row(rows, "a packet from a CVM to where it has nothing: silence, whether another CVM's flow is there or not")
 def silence(place):
     cvm, before = fake(place), place.stand.reasons()

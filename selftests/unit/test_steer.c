@@ -422,7 +422,9 @@ static const struct row rows[] = {
 	{ "fragment", C, ACK, FRAGMENT, 5, 0, 0, 64, DECLINED, UNTOUCHED, DECLINED },
 
 	{ "data", C, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, UNTOUCHED, FREE },
-	{ "data", V, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, DROPPED, FREE },
+	{ "data", V, ACK | PSH, TIMES, 50, 0, 0, 64, FREE, RESET, FREE },
+	{ "RST", V, RST, PLAIN, 0, 0, 0, 64, FREE, DROPPED, FREE },
+	{ "SYN", V, SYN, PLAIN, 0, 0, 0, 64, FREE, DROPPED, FREE },
 };
 
 static uint64_t count_of(const struct bpf_map *map, uint32_t key)
@@ -555,6 +557,24 @@ static void test_removed(bool by_cvm)
 	wanted = translated(&in);
 	ktap_ok(action == REDIRECT && bytes_equal(&wanted, out, len) && flow_state() == SPLICED,
 		"the instance is being written to, from the %s: passed on", by_cvm ? "CVM" : "client");
+}
+
+/* The flow that was here last was another instance's, at the same address. */
+static void test_removed_free(void)
+{
+	struct row row = { .by_cvm = V };
+	struct packet in = from_cvm(ACK, TIMES, 10);
+	struct ph_instance instance = { .generation = 6, .state = PH_INSTANCE_READY };
+	static uint8_t out[PACKET_SIZE];
+	uint32_t slot = 3, len;
+	uint64_t before;
+
+	set_world();
+	set_flow(FREE);
+	bpf_map_update_elem(fd_of(skel->maps.ph_instances), &slot, &instance, 0);
+	before = count_of(skel->maps.ph_guard, PH_GUARD_UNCALLED);
+	ktap_ok(run(&row, &in, out, &len) == SHOT && count_of(skel->maps.ph_guard, PH_GUARD_UNCALLED) == before + 1,
+		"the slot is free, and its last instance's is another's, from the CVM: dropped as to where it has nothing");
 }
 
 /* FIN and its acknowledgement both ways. */
@@ -1244,6 +1264,7 @@ int main(void)
 		test(&rows[i]);
 	test_removed(false);
 	test_removed(true);
+	test_removed_free();
 	test_finish();
 	test_resets();
 	test_loads();
