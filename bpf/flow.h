@@ -8,7 +8,8 @@
  *               -> DECLINED    too many pieces, too slow, no instance
  *   BINDING     -> SPLICED     an instance answered
  *               -> DECLINED    none did
- *   SPLICED     -> ENDED       FIN and its acknowledgement both ways, or FIN both ways and then silence, or RST
+ *   SPLICED     -> ENDED       FIN and its acknowledgement both ways, or RST; or silence behind FIN both ways, or behind an
+ *                              early RST
  *               -> KILLED      idle for too long, instance removed, operator
  *   ENDED       -> SPLICED     the reset was forged
  *               -> KILLED      the client begins anew from the same port, or the instance was removed
@@ -612,10 +613,16 @@ static __always_inline __u64 flow_idle_ns(const struct ph_flow *flow, const stru
 	return flow->idle_ms ? flow->idle_ms * NSEC_PER_MSEC : steer->idle_ns;
 }
 
+/* A reset that came early, and all that it had overtaken. */
+static __always_inline int way_has_reset(const struct ph_flow_way *way)
+{
+	return way->has_reset && way->end == way->reset;
+}
+
 /* Both FINs came by. An end that is through with it may vanish without a word, and the last acknowledgement get lost. */
 static __always_inline int flow_is_closing(const struct ph_flow *flow)
 {
-	return flow->client.has_fin && flow->cvm.has_fin;
+	return (flow->client.has_fin && flow->cvm.has_fin) || way_has_reset(&flow->client) || way_has_reset(&flow->cvm);
 }
 
 /* When the state's time is over. */
@@ -644,7 +651,10 @@ static __always_inline void flow_expire(struct ph_flow *flow, __u32 slot)
 		flow_decline(flow, PH_REASON_DECLINED_UNANSWERED);
 		return;
 	case PH_FLOW_SPLICED:
-		if (flow_is_closing(flow))
+		flow->ended_by_cvm = way_has_reset(&flow->cvm);
+		if (way_has_reset(&flow->client) || flow->ended_by_cvm)
+			flow_end(flow, PH_FLOW_ENDED, flow->ended_by_cvm ? PH_REASON_CVM_RESET : PH_REASON_CLIENT_RESET);
+		else if (flow_is_closing(flow))
 			flow_end(flow, PH_FLOW_ENDED, PH_REASON_CLOSED);
 		else
 			flow_end(flow, PH_FLOW_KILLED, PH_REASON_IDLE);

@@ -182,12 +182,11 @@ enum splice_news {
 /* Does a reset of @me's end the flow, if it is not @over already? */
 static __always_inline int splice_reset_counts(struct ph_flow_way *me, const struct ph_flow_way *other, __u32 seq, int over)
 {
-	/* Kept before the last look: what it overtook may be coming in on another CPU. */
 	if (!over && seq_after(seq, me->end) && !seq_after(seq, other->window_end)) {
 		me->reset = seq;
 		WRITE_ONCE(me->has_reset, 1);
 	}
-	return seq == READ_ONCE(other->ack) || seq == READ_ONCE(me->end) || (me->has_fin && seq == me->fin - 1);
+	return seq == other->ack || seq == me->end || (me->has_fin && seq == me->fin - 1);
 }
 
 /*
@@ -201,8 +200,8 @@ static __always_inline int splice_reset_counts(struct ph_flow_way *me, const str
  * by which macOS gives up and which Linux takes (tcp_reset_check()).
  *
  * One that lies beyond has overtaken data. On its way on it may be overtaken in turn: then the other end takes it, and
- * nobody says anything any more. So it counts once all that was sent before it has come. Only the last such is kept, so
- * that who guesses has no more tries than he sends packets.
+ * nobody says anything any more. So if nothing comes behind what it has overtaken, the flow ends after less silence than
+ * else (flow_is_closing()). Not at once: who guesses a number that a live end's next packets will reach gains nothing.
  *
  * An end that is no more sends nothing, but what it sent before may come in late. So after a reset only what it cannot
  * have sent before is a sign of life: more data, or an acknowledgement of what passed here after the reset did.
@@ -212,7 +211,6 @@ static __always_inline enum splice_news splice_watch(const struct packet *p, str
 						     const struct ph_flow *reset)
 {
 	__u32 end = seq + p->payload + p->tcp.fin, window_end;
-	int is_reset = 0;
 
 	__sync_fetch_and_add(&me->packets, 1);
 	__sync_fetch_and_add(&me->bytes, p->payload);
@@ -227,10 +225,8 @@ static __always_inline enum splice_news splice_watch(const struct packet *p, str
 		me->last_ns = bpf_ktime_get_coarse_ns();
 	if (seq_after(end, me->end)) {
 		WRITE_ONCE(me->end, end);
-		if (READ_ONCE(me->has_reset) && seq_reaches(end, me->reset)) {
-			is_reset = end == me->reset;
-			me->has_reset = 0;
-		}
+		if (READ_ONCE(me->has_reset) && seq_after(end, me->reset))
+			me->has_reset = 0;	/* whoever sends more has not reset it */
 	}
 	if (seq_reaches(ack, me->ack)) {
 		me->ack = ack;
@@ -242,8 +238,6 @@ static __always_inline enum splice_news splice_watch(const struct packet *p, str
 		me->fin = end;
 		me->has_fin = 1;
 	}
-	if (is_reset)
-		return SPLICE_RESET;
 	return me->has_fin && other->has_fin && seq_reaches(me->ack, other->fin) && seq_reaches(other->ack, me->fin)
 	       ? SPLICE_FINISHED : SPLICE_NOTHING;
 }

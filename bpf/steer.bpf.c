@@ -399,7 +399,8 @@ __separate int cvm_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 			stray = 1;
 			break;
 		case PH_FLOW_FREE:	/* the last flow here was its own, and may not have ended for it */
-			stray = !p->tcp.syn && !instance_is_gone(&flow->splice.instance);
+			stray = !p->tcp.syn && !instance_is_gone(&flow->splice.instance) &&
+				bpf_ktime_get_ns() < flow->ended_ns + PH_FLOW_CLOSING_MS * NSEC_PER_MSEC;
 			refuse = !stray;
 			break;
 		default:

@@ -314,7 +314,9 @@ static struct ph_json *show_json(const struct ph_ctl_view *view, const struct ke
 	}
 	set_flags(json, flow->splice.flags);
 	ph_json_set_number(json, "client_isn", flow->client_isn);
-	ph_json_set_number(json, "gateway_isn", flow->gateway_isn);
+	/* Once an end has reset it, that place is another number's. */
+	if (flow->reason != PH_REASON_CLIENT_RESET && flow->reason != PH_REASON_CVM_RESET)
+		ph_json_set_number(json, "gateway_isn", flow->gateway_isn);
 	if (flow->splice.cvm)
 		set_splice(json, &flow->splice);
 	set_way(json, "client", &flow->client, now_ns);

@@ -18,7 +18,7 @@ SOURCES = ("192.0.2.16", "192.0.2.47")          # one client address has too few
 WRONG = ("alert", "refused", "reset", "short", "different", "hung")
 LABELS = (f"alpha-{PORT}s", f"alpha1-{PORT}s", f"beta-{PORT}s")
 REST = 5                                        # seconds: PH_FLOW_REST_MS, and a sweep
-CLOSING = 120                                   # PH_FLOW_CLOSING_MS: an end that resets behind both FINs says nothing
+CLOSING = 150                                   # PH_FLOW_CLOSING_MS: an end that resets behind both FINs says nothing
 
 
 class Program:

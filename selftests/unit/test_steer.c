@@ -635,12 +635,7 @@ static void test_resets(void)
 		struct step steps[STEPS];
 		enum ph_flow_state then;
 	} resets[] = {
-		{ "a reset overtakes data, which comes", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 } }, ENDED },
-		{ "... in two, the first late", { { ME, RST, 0, 100, 0 }, { ME, ACK, 50, 50, 0 }, { ME, ACK, 50, 0, 0 } }, ENDED },
-		{ "... and some is missing", { { ME, RST, 0, 100, 0 }, { ME, ACK, 50, 0, 0 } }, SPLICED },
-		{ "a reset overtakes FIN, which comes", { { ME, RST, 0, 1, 0 }, { ME, FIN | ACK, 0, 0, 0 } }, ENDED },
-		{ "a reset within what comes", { { ME, RST, 0, 100, 0 }, { ME, ACK, 101, 0, 0 }, { ME, ACK, 0, 100, 0 } }, SPLICED },
-		{ "another reset since", { { ME, RST, 0, 100, 0 }, { ME, RST, 0, 200, 0 }, { ME, ACK, 100, 0, 0 } }, SPLICED },
+		{ "a reset overtakes data, which comes: not at once", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 } }, SPLICED },
 		{ "a reset out of the window", { { ME, RST, 0, 1 << 24, 0 }, { ME, ACK, 0, 0, 0 } }, SPLICED },
 		{ "a reset where the FIN was", { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, ACK, 0, 0, 1 }, { ME, RST, 0, 0, 0 } }, ENDED },
 		{ "a reset before the FIN", { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, ACK, 0, 0, 1 }, { ME, RST, 0, -1, 0 } }, SPLICED },
@@ -653,6 +648,32 @@ static void test_resets(void)
 		do_steps(resets[i / 2].steps, i % 2);
 		ktap_ok(flow_state() == resets[i / 2].then, "by the %s: %s", i % 2 ? "CVM" : "client", resets[i / 2].name);
 	}
+}
+
+/* Whatever number is guessed before it: a burst of a client that lives ends nothing. */
+static void test_planted(void)
+{
+	static uint8_t out[PACKET_SIZE];
+	int ended = 0;
+	uint32_t len;
+
+	for (uint32_t guess = 1; guess <= 1000; guess++) {
+		struct row row = { .by_cvm = false };
+		struct packet in;
+
+		set_world();
+		set_flow(SPLICED);
+		in = from_client(RST, PLAIN, 0);
+		in.seq += guess;
+		run(&row, &in, out, &len);
+		for (uint32_t i = 0; i < 10; i++) {
+			in = from_client(ACK | PSH, PLAIN, 100);
+			in.seq += i * 100;
+			run(&row, &in, out, &len);
+		}
+		ended += flow_state() != SPLICED;
+	}
+	ktap_ok(!ended, "resets ahead of a burst: of 1000 numbers %d end the flow", ended);
 }
 
 /* What an instance carries: never less than nothing, and of that instance alone. */
@@ -1071,6 +1092,19 @@ static void test_closing(void)
 		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, PH_FLOW_CLOSING_MS, ENDED },
 		{ "the same, but not for long enough",
 		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, PH_FLOW_CLOSING_MS - 10000, SPLICED },
+		{ "a reset overtakes data, which comes", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 } }, PH_FLOW_CLOSING_MS, ENDED },
+		{ "... but not for long enough", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 } }, PH_FLOW_CLOSING_MS - 10000, SPLICED },
+		{ "... in two, the first late",
+		  { { ME, RST, 0, 100, 0 }, { ME, ACK, 50, 50, 0 }, { ME, ACK, 50, 0, 0 } }, PH_FLOW_CLOSING_MS, ENDED },
+		{ "... and some is missing", { { ME, RST, 0, 100, 0 }, { ME, ACK, 50, 0, 0 } }, PH_FLOW_CLOSING_MS, SPLICED },
+		{ "a reset overtakes FIN, which comes",
+		  { { ME, RST, 0, 1, 0 }, { ME, FIN | ACK, 0, 0, 0 } }, PH_FLOW_CLOSING_MS, ENDED },
+		{ "a reset within what comes",
+		  { { ME, RST, 0, 100, 0 }, { ME, ACK, 101, 0, 0 }, { ME, ACK, 0, 100, 0 } }, PH_FLOW_CLOSING_MS, SPLICED },
+		{ "more comes than what a reset has overtaken",
+		  { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 }, { ME, ACK, 100, 100, 0 } }, PH_FLOW_CLOSING_MS, SPLICED },
+		{ "another reset since",
+		  { { ME, RST, 0, 100, 0 }, { ME, RST, 0, 200, 0 }, { ME, ACK, 100, 0, 0 } }, PH_FLOW_CLOSING_MS, SPLICED },
 		{ "one FIN, acknowledged, and silence",
 		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, ACK, 0, 0, 1 } }, PH_FLOW_CLOSING_MS, SPLICED },
 	};
@@ -1267,6 +1301,7 @@ int main(void)
 	test_removed_free();
 	test_finish();
 	test_resets();
+	test_planted();
 	test_loads();
 	test_drops();
 	test_hello_sent();
