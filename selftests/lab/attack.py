@@ -55,11 +55,11 @@ def icmp(source, to, kind, code=0, rest=0, data=b"", **more):
     return ip(source, to, ICMP, message[:2] + struct.pack("!H", checksum(message)) + message[4:], **more)
 
 
-def all_ports(packet, at):
-    """@packet, of TCP or UDP with @at the place of its checksum, to each port."""
+def to_ports(packet, at, ports):
+    """@packet, of TCP or UDP with @at the place of its checksum, to each of @ports."""
     packet, packets = bytearray(packet), []
     start = (0xffff ^ struct.unpack_from("!H", packet, at)[0]) + (0xffff ^ struct.unpack_from("!H", packet, 22)[0])
-    for port in range(1, 65536):
+    for port in ports:
         total = start + port
         total = (total & 0xffff) + (total >> 16)
         struct.pack_into("!H", packet, 22, port)

@@ -8,7 +8,7 @@
 import collections, json, os, random, signal, socket, struct, subprocess, time
 
 from lab import attack
-from lab.attack import ERRORS, ICMP, LATE, TCP, UDP, Attacker, icmp, ip, ip6, tcp, udp
+from lab.attack import ERRORS, ICMP, LATE, PROTOCOLS, TCP, UDP, Attacker, icmp, ip, ip6, tcp, udp
 from lab.lab import CLIENT, GATEWAY, GATEWAY6, TUNNEL_GATEWAY, wait_until
 from kernel import is_alive, kernel_pair
 from rows import LIMIT, Topic, equal, expect, read_exactly, standard_pair
@@ -58,16 +58,22 @@ def everywhere(lab):
     return [*others(lab), *gateways(lab), *STEERS, CLIENT, "198.51.100.12", lab.cvms["alpha1"].address, *NOBODYS]
 
 
-# What is sent: each a function of the lab and the attacker's address that gives packets. @sample: one in so many.
+# What is sent: each a function of the lab and the attacker's address that gives packets. @sample: one in so many, or FEW: in a
+# guest, where a packet takes a hundred times as long, what means something and some of the others.
+FEW = 4
+
+def some(known, sample, end=256):
+    """One in @sample of the numbers below @end; the @known ones with them, where it is FEW."""
+    return sorted({*range(0, end, sample), *(known if sample == FEW else ())})
+
 
 def ports(lab, me, sample, protocol):
     """Each port of each address in use."""
-    packets = []
+    every, packets = range(1, 65536), []
+    which = [*every[:100], *every[100:1024:16], *every[1024::256]] if sample == FEW else every[::sample]
     for address in [*others(lab), *gateways(lab)[:3]]:
         first = tcp(me, address, 40000, 0, 2) if protocol == TCP else udp(me, address, 40000, 0)
-        one = attack.all_ports(first, 36 if protocol == TCP else 26)
-        # In a guest, where a packet takes a hundred times as long: the well-known ones, and one in 64.
-        packets += one[:1024] + one[1024::64] if GUEST and sample == 1 else one[::sample]
+        packets += attack.to_ports(first, 36 if protocol == TCP else 26, which)
     return packets
 
 
@@ -81,10 +87,10 @@ def icmps(lab, me, sample):
     """ICMP of each type; errors with each code that is anything, which quote packets of this CVM's and of others'."""
     packets = []
     for to in everywhere(lab):
-        packets += [icmp(me, to, kind, 0, 1, bytes(40)) for kind in range(0, 256, sample)]
+        packets += [icmp(me, to, kind, 0, 1, bytes(40)) for kind in some(range(44), sample)]
         for quoted in (tcp(to, me, 443, 40000, 16), tcp(to, others(lab)[0], 33000, 8080, 16),
                        tcp(GATEWAY, CLIENT, 443, 50000, 16), udp(to, me, 53, 53)):
-            packets += [icmp(me, to, kind, code, 576, quoted[:length]) for kind in ERRORS for code in range(0, 16, sample)
+            packets += [icmp(me, to, kind, code, 576, quoted[:length]) for kind in ERRORS for code in some(range(5), sample, 16)
                         for length in (28, len(quoted))]
         packets += [icmp(me, to, 5, code, 0x0a000001, tcp(to, me, 443, 40000, 16)) for code in range(4)]    # redirects
         packets += [icmp(me, to, kind, 0, 0, data) for kind in ERRORS for data in (b"", bytes(10), bytes(28), b"\x45" + bytes(19))]
@@ -92,7 +98,7 @@ def icmps(lab, me, sample):
 
 
 def protocols(lab, me, sample):
-    return [ip(me, to, protocol, bytes(40)) for to in everywhere(lab) for protocol in range(0, 256, sample)]
+    return [ip(me, to, protocol, bytes(40)) for to in everywhere(lab) for protocol in some(PROTOCOLS, sample)]
 
 
 def fragments(lab, me, sample):
@@ -211,7 +217,7 @@ for name, make in MATRIX:
     @topic.row(f"{name}: nothing arrives, nothing answers, all is counted", seconds=90, make=make)
     def _(lab, make):
         with Attacker(lab, "alpha1") as attacker:
-            packets = make(lab, attacker.address, 4 if GUEST and make is flags else 1)
+            packets = make(lab, attacker.address, FEW if GUEST else 1)
             before = drops(lab, "alpha1")
             wanted = strike(lab, attacker, packets, MUCH_LATE)
             expect(wanted or lab.wireguard, "none of it was for guard")
