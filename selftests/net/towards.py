@@ -16,6 +16,7 @@ from processes import works
 
 SO_MARK, SOL_PACKET, PACKET_QDISC_BYPASS, IP_HDRINCL = 36, 263, 20, 3
 STEER_MARK = 0x70684c41
+MOMENT = 0.05 * SLOW            # for what comes beside what was waited for
 SOMEBODY = 12345                # a user that is neither root nor the workers'
 
 
@@ -25,6 +26,14 @@ def setup(lab):
 
 
 topic = Topic("towards", setup)
+
+
+def any_one(packet):
+    return True
+
+
+def is_reset(packet):
+    return packet[9] == TCP and packet[33] & 4
 
 
 class Victim:
@@ -49,15 +58,17 @@ class Victim:
         return sum(row["count"] for row in self.lab.json("guard", "show")["cvms"]
                    if row["instance"] == "beta1" and row["reason"] == "not-ours")
 
-    def came(self, seconds=0.0):
-        """Packets that came by the tunnel, until none did for @seconds."""
-        self.sock.settimeout(seconds or 0.001)
+    def came(self, seconds=0.0, wanted=None):
+        """Packets that came by the tunnel, until none did for @seconds; once wanted(packet) of one, for a moment."""
         packets = []
         with contextlib.suppress(TimeoutError, BlockingIOError):
             while True:
+                self.sock.settimeout(seconds or 0.001)
                 packet, address = self.sock.recvfrom(2048)
                 if address[2] != PACKET_OUTGOING and address[1] in (ETH_P_IP, 0x86dd) and not is_neighbour_discovery(packet):
                     packets.append(packet)
+                    if wanted and wanted(packet):
+                        seconds = min(seconds, MOMENT)
         return packets
 
     def expect_nothing(self, least):
@@ -110,7 +121,7 @@ def _(lab):
         works(lab, "beta1-8080")
         expect(victim.came(), "the capture sees what a worker sends")
         with call(lab, victim, uid=65534):
-            expect(victim.came(1.0 * SLOW), "the capture sees what this user sends")
+            expect(victim.came(1.0 * SLOW, any_one), "the capture sees what this user sends")
 
 
 @topic.row("other processes of the gateway: TCP, UDP, ICMP, raw and packet sockets, root's too: nothing arrives")
@@ -186,11 +197,11 @@ def _(lab):
         victim.expect_nothing(1)
         sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         send(sock, packet, lab.tunnel)
-        expect(victim.came(1.0 * SLOW), "with PACKET_QDISC_BYPASS it arrives")
+        expect(victim.came(1.0 * SLOW, any_one), "with PACKET_QDISC_BYPASS it arrives")
         sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 0)
         sock.setsockopt(socket.SOL_SOCKET, SO_MARK, STEER_MARK)
         send(sock, packet, lab.tunnel)
-        expect(victim.came(1.0 * SLOW), "with steer's mark it arrives")
+        expect(victim.came(1.0 * SLOW, any_one), "with steer's mark it arrives")
 
 
 @topic.row("connections that end in every way: none of their packets is taken for somebody else's")
@@ -238,7 +249,8 @@ def _(lab):
         victim.came(0.5)
         with Attacker(lab, "beta1") as again:           # as if its acknowledgement had been lost
             again.sock.sendto(again.link + (b"\x08\0" if again.link else b"") + last, (again.device, ETH_P_IP))
-            expect([packet for packet in victim.came(1.0 * SLOW) if packet[9] == TCP and packet[33] & 16], "acknowledged again")
+            is_ack = lambda packet: packet[9] == TCP and packet[33] & 16
+            expect(any(map(is_ack, victim.came(1.0 * SLOW, is_ack))), "acknowledged again")
     equal(victim.refused() - victim.refused_before, 0, "packets refused")
 
 
@@ -259,7 +271,7 @@ def _(lab):
                 before = late()
                 packet = tcp(victim.address, TUNNEL_GATEWAY, 7734, to_port, 0x18, ack=4711, data=b"late")
                 again.sock.sendto(again.link + (b"\x08\0" if again.link else b"") + packet, (again.device, ETH_P_IP))
-                came = [packet for packet in victim.came(1.0 * SLOW) if packet[9] == TCP]
+                came = [packet for packet in victim.came(1.0 * SLOW if answers else 2 * MOMENT, is_reset) if packet[9] == TCP]
                 equal([(packet[33] & 4, packet[24:28]) for packet in came], [(4, struct.pack("!I", 4711))] * answers,
                       f"resets from port {to_port}")
                 equal(late() - before, answers, "counted")
