@@ -39,11 +39,13 @@ def wait_until(condition, seconds, what):
     """Returns the first true thing that condition() does; @seconds are those of an unburdened machine."""
     deadline = time.monotonic() + seconds * SLOW
     while True:
+        asked = time.monotonic()
         if result := condition():
             return result
-        if time.monotonic() > deadline:
+        answered = time.monotonic()
+        if answered > deadline:
             raise TimeoutError(f"{what}: not within {seconds * SLOW:.0f} s")
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, answered - asked), 0.5))       # a slow guest is not to be busy with asking
 
 
 def wg(verb, text=""):

@@ -122,7 +122,12 @@ def counted(lab, reason, times=1):
     """Expects that a counter has gone up by exactly so much, soon."""
     before = counters(lab).get(reason, 0)
     yield
-    got = lambda: counters(lab).get(reason, 0) - before
+    got = 0
+
+    def enough():
+        nonlocal got
+        got = counters(lab).get(reason, 0) - before
+        return got >= times
     with contextlib.suppress(TimeoutError):
-        the_lab.wait_until(lambda: got() >= times, 3, reason)
-    equal(got(), times, f"counter {reason}")
+        the_lab.wait_until(enough, 3, reason)
+    equal(got, times, f"counter {reason}")
