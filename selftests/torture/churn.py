@@ -112,7 +112,7 @@ def _(arena):
     churner = Churner(arena, host)
     crowd = arena.crowd(10**7, "--at-once", arena.at_once(600), "--gap", int(1000 * SLOW), "--relay", 200, "--stalls", 500, "--stall", 1,
                         labels=[f"{app}-{the_arena.PORT}s" for app in APPS])
-    churner.run(arena.scaled(10, 300, 40))
+    churner.run(arena.scaled(10, 300, 30))
     report, hosted = crowd.finish(), host.finish()
     arena.note(f"{churner.verbs} verbs, {churner.waited:.1f} s for resets under way; counted: {arena.since(before)}")
     arena.note(f"crowd: {report}")

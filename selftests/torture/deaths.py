@@ -137,7 +137,7 @@ def _(arena):
     lab = arena.lab
     hosts, before = arena.hosts(), arena.counters()
     count = arena.at_once(300)
-    crowd = arena.crowd(count, "--at-once", count, "--stalls", 1000, "--stall", int(arena.scaled(6, 60) * SLOW))
+    crowd = arena.crowd(count, "--at-once", count, "--stalls", 1000, "--stall", int(arena.scaled(6, 60, 3) * SLOW))
 
     def begun():
         """Those that a worker has, in a guest, will die with it."""
