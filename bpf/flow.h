@@ -493,7 +493,7 @@ static __always_inline void flow_uncount(struct ph_flow *flow)
 static __always_inline int flow_unkey(struct ph_flow *flow)
 {
 	struct ph_client_key key = flow->splice.key;
-	long err;
+	int err;			/* before Linux 6.4 the upper half of what map helpers return is 0 */
 
 	if (!(flow->splice.flags & PH_FLOW_KEYED))
 		return 0;
@@ -684,7 +684,7 @@ static __always_inline enum flow_new flow_new(struct ph_steer *steer, const stru
 	enum flow_new result = FLOW_NEW_FULL;
 	struct ph_flow *flow;
 	struct ph_ref ref;
-	long err;
+	int err;			/* before Linux 6.4 the upper half of what map helpers return is 0 */
 
 	flow = slot_claim(steer, &ref.slot);
 	if (!flow)
