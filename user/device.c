@@ -179,6 +179,11 @@ static int configure(struct ph_device *device, char *error, size_t error_size)
 		goto out;
 	what = "route";
 	err = ph_link_set_route(device->link, config->range, config->range_len, info.ifindex);
+	if (err == -EEXIST) {
+		inet_ntop(AF_INET, &config->range, range, sizeof(range));
+		return fail(err, error, error_size, "%s: somebody else has a route for CvmRange, %s/%u: see `ip route`; the range "
+			    "must not overlap a network of this machine's", config->interface, range, config->range_len);
+	}
 	if (err)
 		goto out;
 	device->state.ifindex = info.ifindex;
@@ -189,11 +194,6 @@ out:
 	if (err == -EADDRINUSE)
 		return fail(err, error, error_size, "%s: UDP port %u is in use", config->interface,
 			    config->listen_port);
-	if (err == -EEXIST) {
-		inet_ntop(AF_INET, &config->range, range, sizeof(range));
-		return fail(err, error, error_size, "%s: somebody else has a route for CvmRange, %s/%u: see `ip route`; the range "
-			    "must not overlap a network of this machine's", config->interface, range, config->range_len);
-	}
 	return fail(err, error, error_size, "%s: %s: %s", config->interface, what, strerror(-err));
 }
 
