@@ -3,6 +3,7 @@
 #include <sqlite3.h>
 #include <sys/resource.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #include "registry_lab.h"
@@ -461,6 +462,52 @@ static int add_many(struct ph_registry *registry, const char *prefix, int count,
 	return failed + !!ph_registry_commit(registry);
 }
 
+static bool unsynced;			/* something was written since the last sync */
+static uint32_t syncs;
+
+/* SQLite finds these before libc's. */
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at)
+{
+	unsynced = true;
+	return syscall(SYS_pwrite64, fd, bytes, count, at);
+}
+
+int fdatasync(int fd)
+{
+	unsynced = false;
+	syncs++;
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
+/* Did what was just called write, and wait until the disk had it? */
+static bool is_on_disk(void)
+{
+	bool on_disk = syncs && !unsynced;
+
+	syncs = 0;
+	return on_disk;
+}
+
+static void test_disk(void)
+{
+	struct ph_registry *registry;
+	struct ph_cvm cvm;
+
+	lab_start("10.0.0.0/8", "10.0.0.0/24");
+	registry = lab_open();
+	is_on_disk();
+	ktap_ok(!lab_add(registry, "app", "i1", 1, &cvm) && is_on_disk(), "added: on disk when the call returns");
+	ktap_ok(!lab_add(registry, "app", "i1", 2, &cvm) && is_on_disk(), "another key: likewise");
+	ktap_ok(!ph_registry_drain(registry, "i1", true, lab_error, sizeof(lab_error)) && is_on_disk(), "drained: likewise");
+	ktap_ok(!ph_registry_set_app(registry, "app", 1000, 1, lab_error, sizeof(lab_error)) && is_on_disk(),
+		"an app's settings: likewise");
+	ktap_ok(!lab_remove(registry, "i1") && is_on_disk(), "removed: likewise");
+	ktap_ok(!ph_registry_begin(registry) && !lab_add(registry, "app", "i2", 3, &cvm) && !syncs &&
+		!ph_registry_commit(registry) && is_on_disk(), "a transaction: when it is committed");
+	ph_registry_free(registry);
+	lab_end();
+}
+
 static void test_transactions(void)
 {
 	struct ph_registry *registry;
@@ -563,6 +610,7 @@ int main(void)
 	test_range_changed();
 	test_slots_and_generations();
 	test_each_and_seen();
+	test_disk();
 	test_transactions();
 	test_many();
 	return ktap_end();
