@@ -297,7 +297,7 @@ for what, change, word in MISTAKES:
         for words in (["--check"], []):
             done = starts(lab, trial(lab, **change), *words)
             equal(done.returncode, 1, "exit status")
-            expect(re.search(r"trial\.conf(:\d+)?: .*" + word, done.stderr), f"message: {done.stderr}")
+            expect(re.search(r"trial\.conf:\d+: .*" + word, done.stderr), f"message: {done.stderr}")
 
 
 @topic.row("a configuration that is not there: an error with its name", only="native")
