@@ -7,12 +7,9 @@
 #include <linux/bpf.h>
 #include <net/if.h>
 #include <sched.h>
-#include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -20,6 +17,7 @@
 
 #include "gate.h"
 #include "ktap.h"
+#include "lacking.h"
 #include "shell.h"
 
 static char top[] = "/tmp/phala-test-gate.XXXXXX";
@@ -39,28 +37,16 @@ static int count_pins(void)
 	return shell_run(out, sizeof(out), "ls %s | grep -Ec '^(ph_|gate_)'", top) > 1 ? -1 : atoi(out);
 }
 
-/* In a child in which bpf(@command) fails with @err, as it does in a kernel that lacks it. Return: whether @want is told. */
+static int load_any(void)
+{
+	struct ph_gating *gating;
+
+	return load(&gating);
+}
+
 static bool refused(int command, int err, const char *want)
 {
-	struct scmp_arg_cmp is_command = { 0, SCMP_CMP_EQ, (scmp_datum_t)command, 0 };
-	scmp_filter_ctx filter;
-	struct ph_gating *gating;
-	int status = 1;
-	pid_t pid = fork();
-
-	if (pid > 0)
-		return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status);
-	filter = seccomp_init(SCMP_ACT_ALLOW);
-	if (pid < 0 || !filter || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	    seccomp_rule_add(filter, SCMP_ACT_ERRNO((uint32_t)err), SCMP_SYS(bpf), 1, is_command) ||
-	    seccomp_load(filter))
-		_exit(1);
-	if (!load(&gating) || !strstr(error, want) || strchr(error, '\n')) {
-		printf("# %s\n", error);
-		fflush(stdout);
-		_exit(1);
-	}
-	_exit(0);
+	return lacking_refused(command, err, load_any, error, want);
 }
 
 static void test_refusals(void)

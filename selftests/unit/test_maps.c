@@ -17,8 +17,11 @@
 
 #include <bpf/bpf.h>
 
+#include "guard.h"
 #include "ktap.h"
+#include "lacking.h"
 #include "maps.h"
+#include "steer.h"
 
 #define WRITES 500000			/* each with a few system calls */
 
@@ -483,6 +486,61 @@ static void test_lock(void)
 	ktap_ok(ph_maps_lock("/", &other, error, sizeof(error)) == -EINVAL && other == -1, "no bpffs, no lock");
 }
 
+static int load_maps(void)
+{
+	struct ph_maps *maps;
+	int err = create(&maps);
+
+	if (!err)
+		ph_maps_free(maps);
+	return err;
+}
+
+static int load_guard(void)
+{
+	struct ph_guard *guard;
+	int err = ph_guard_load(dir, 1, &guard, error, sizeof(error));
+
+	if (!err)
+		ph_guard_free(guard);
+	return err;
+}
+
+static int load_steer(void)
+{
+	struct ph_steering *steering;
+	int err = ph_steer_load(dir, false, &steering, error, sizeof(error));
+
+	if (!err)
+		ph_steer_free(steering);
+	return err;
+}
+
+/* What must be there for a start, and the kernel path; the gate's is in test_gate_load. */
+static void test_lacking(void)
+{
+	static const struct {
+		const char *name;
+		int command, err;
+		int (*load)(void);
+		const char *want;
+	} rows[] = {
+		{ "maps", BPF_MAP_CREATE, EINVAL, load_maps, "lacks BPF maps as phalad needs them: Linux 6.1 (Debian 12)" },
+		{ "bpf() at all", BPF_MAP_CREATE, ENOSYS, load_maps, "Linux 6.1 (Debian 12)" },
+		{ "CAP_BPF", BPF_MAP_CREATE, EPERM, load_maps, "CAP_BPF is missing" },
+		{ "a helper of guard's", BPF_PROG_LOAD, EINVAL, load_guard, "guard: cannot load the programs: Invalid argument; Linux 6.1" },
+		{ "a helper of steer's", BPF_PROG_LOAD, EINVAL, load_steer, "steer: cannot load the programs: Invalid argument; Linux 6.1" },
+	};
+
+	ph_maps_unpin(dir, error, sizeof(error));
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		ktap_ok((rows[i].load == load_maps || !load_maps()) &&
+			lacking_refused(rows[i].command, rows[i].err, rows[i].load, error, rows[i].want),
+			"without %s: told what is missing", rows[i].name);
+	ktap_ok(!load_guard() && !load_steer(), "guard and steer load here");
+	ph_maps_unpin(dir, error, sizeof(error));
+}
+
 int main(void)
 {
 	ktap_header();
@@ -506,6 +564,7 @@ int main(void)
 	test_concurrent();
 	test_instance();
 	test_guard();
+	test_lacking();
 	test_lock();
 	umount2(top, MNT_DETACH);
 	rmdir(top);
