@@ -207,12 +207,16 @@ static struct ph_json *attached_json(void)
 	return names;
 }
 
-static bool is_attached(void)
+/* To a device that clients come in on: the tunnel's alone takes nothing over. */
+static bool is_attached(uint32_t tunnel_ifindex)
 {
-	struct ph_json *names = attached_json();
-	bool any = ph_json_count(names);
+	struct if_nameindex *devices = if_nameindex();
+	bool any = false;
 
-	ph_json_free(names);
+	for (struct if_nameindex *device = devices; !any && device && device->if_index; device++)
+		any = device->if_index != tunnel_ifindex && ph_steer_is_attached(device->if_index) > 0;
+	if (devices)
+		if_freenameindex(devices);
 	return any;
 }
 
@@ -257,8 +261,8 @@ const char *ph_ctl_kernel_closed(const struct ph_maps *maps, const struct ph_flo
 		return ph_ctl_reasons[PH_REASON_MANAGER_STALE].text;
 	if (!gateway.tunnel_ifindex)
 		return "there is no tunnel device";
-	if (!is_attached())
-		return "steer is on no device of this network namespace";
+	if (!is_attached(gateway.tunnel_ifindex))
+		return "steer is on no device of this network namespace that clients come in on";
 	if (is_full(flows, &steer))
 		return ph_ctl_reasons[PH_REASON_DECLINED_FULL].text;
 	return NULL;

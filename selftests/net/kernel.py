@@ -224,6 +224,8 @@ def _(lab):
 @topic.row("a NIC that goes and comes back: steered again")
 def _(lab):
     lab.gateway.ip("link del n0\n")
+    said = lab.json("route", f"alpha1-7712s.{DOMAIN}")
+    equal((said["path"], lab.json("status")["kernel"]["open"]), ("relay", False), "what route and status say without it")
     lab.connect_client()
 
     def one():
