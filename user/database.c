@@ -393,6 +393,7 @@ static int upgrade(sqlite3 *db, uint32_t version)
 int ph_database_open(const char *path, struct sqlite3 **ret_db, char *error, size_t error_size)
 {
 	char log[PATH_MAX + 8];
+	struct stat status;
 	uint32_t version = VERSION;
 	sqlite3 *db = NULL;
 	bool is_new, has_log;
@@ -401,7 +402,7 @@ int ph_database_open(const char *path, struct sqlite3 **ret_db, char *error, siz
 	if (strlen(path) >= PATH_MAX)
 		return refuse(-ENAMETOOLONG, error, error_size, "%.64s...: %s", path, strerror(ENAMETOOLONG));
 	snprintf(log, sizeof(log), "%s-wal", path);
-	is_new = access(path, F_OK) && errno == ENOENT;
+	is_new = lstat(path, &status) && errno == ENOENT;	/* a link to what is not there, or not mounted, is not new */
 	has_log = !access(log, F_OK);
 	if (is_new && has_log)			/* SQLite would take it for the new file's */
 		return refuse(-EUCLEAN, error, error_size, "%s: is there without %s", log, path);

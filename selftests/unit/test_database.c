@@ -334,6 +334,12 @@ static void test_create(void)
 	unlink(name);
 
 	unlink(lab_path);
+	ktap_ok(!symlink("/nonexistent/registry.db", lab_path) &&
+		ph_registry_open(&lab_options, &second, lab_error, sizeof(lab_error)) == -ENOENT && !second &&
+		strstr(lab_error, lab_path) && !lstat(lab_path, &status) && S_ISLNK(status.st_mode),
+		"a link to a file that is not there is refused, and not replaced");
+
+	unlink(lab_path);
 	snprintf(name, sizeof(name), "%s-wal", lab_path);
 	close(open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
 	text = snapshot();
