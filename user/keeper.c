@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,10 +52,13 @@ static void end_all(struct ph_keeper *keeper)
 static void change_device(struct ph_keeper *keeper, uint32_t was, uint32_t now)
 {
 	const char *interface = keeper->config->tunnel.interface;
+	char name[IF_NAMESIZE];
 
 	__atomic_store_n(&keeper->maps->gateway->tunnel_ifindex, now, __ATOMIC_RELEASE);
 	if (was) {
-		ph_log(PH_LOG_WARNING, "%s: interface %u is gone, its connections end", interface, was);
+		/* It may be there, and the configuration be another than at the last start. */
+		ph_log(PH_LOG_WARNING, "%s: interface %u is %s, its connections end", interface, was,
+		       if_indextoname(was, name) ? "the tunnel no more" : "gone");
 		end_all(keeper);
 	}
 	if (now)

@@ -475,3 +475,19 @@ def _(lab):
     lab.wait_healthy()
     wait_until(lambda: lab.json("route", f"alpha1.{DOMAIN}", check=False)["routed"], 5, "routed again")
     works(lab)
+
+
+@topic.row("another interface is configured: told as that, not as one that is gone", only="external")
+def _(lab):
+    index = int(lab.gateway.run(["ip", "-o", "link", "show", "t0"]).stdout.split(":")[0])
+    lab.gateway.ip("link add t1 type veth peer name t2\nlink set t1 up\n")
+    try:
+        logged = len(lab.log.read_text())
+        lab.restart(Tunnel={"Interface": "t1"})
+        said = lab.log.read_text()[logged:]
+        expect(f"t1: interface {index} is the tunnel no more" in said and "is gone" not in said, said)
+    finally:
+        lab.restart()
+        lab.gateway.ip("link del t1\n")
+        lab.wait_healthy()
+    works(lab)
