@@ -81,6 +81,30 @@ def _(lab):
     equal(status["NoNewPrivs"], "1", "NoNewPrivs")
 
 
+@topic.row("with no capability but those that the unit leaves: it starts, serves, starts again who dies, and stops", only="optimised",
+           seconds=60)
+def _(lab):
+    unit = (Path(__file__).resolve().parents[2] / "tools/phalad.service").read_text()
+    left = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.M)[1].lower().replace("cap_", "+").split()
+    lab.stop()
+    lab.start(["setpriv", f"--bounding-set={','.join(['-all', *left])}", "--no-new-privs"])
+    try:
+        lab.wait_healthy()
+        old = {role: pid for role, pid in lab.processes().items() if role in ("manager", "worker 0")}
+        for pid in old.values():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: all(lab.processes().get(role, pid) != pid for role, pid in old.items()) and
+                   lab.ctl("status", check=False).returncode == 0, 5, "others in their place")
+        works(lab)
+        equal(lab.stop(), 0, "exit status")
+    finally:
+        if lab.phalad.poll() is None:
+            lab.stop(signal.SIGKILL)
+            wait_until(lambda: not lab.processes(), 5, "no process is left")
+        lab.start()
+        lab.wait_healthy()
+
+
 @topic.row("listening: somaxconn and backlog are large, TCP_DEFER_ACCEPT is on, the MSS fits the tunnel")
 def _(lab):
     with lab.gateway.inside():
