@@ -17,6 +17,7 @@
 
 #define NS_PER_S 1000000000LL
 #define EXPIRED_KEPT_S 86400
+#define UNTIL_MAX_S (INT64_MAX / NS_PER_S / 2)	/* the year 2116: as good as never, and fits in nanoseconds */
 #define BATCH 65536				/* rows that one system call takes to the kernel */
 
 static const struct {
@@ -299,6 +300,12 @@ static int read_map(int fd, struct ph_prefix_list *ret_list)
 	return 0;
 }
 
+/* Until then, by CLOCK_REALTIME @real_ns. */
+static int64_t left_ns(int64_t until_s, int64_t real_ns)
+{
+	return (until_s < UNTIL_MAX_S ? until_s : UNTIL_MAX_S) * NS_PER_S - real_ns;
+}
+
 struct batch {
 	int fd;
 	uint32_t count;
@@ -317,11 +324,11 @@ static int flush_updates(struct batch *batch)
 
 static int update(struct batch *batch, const struct ph_prefix_row *row)
 {
-	int64_t left_ns = row->until_s ? row->until_s * NS_PER_S - batch->real_ns : 0;
+	int64_t end_ns = row->until_s ? batch->boot_ns + left_ns(row->until_s, batch->real_ns) : 0;
 	struct ph_listed value = { .bits = row->prefix.bits };
 
 	if (row->until_s)
-		value.until_ns = (uint64_t)(batch->boot_ns + left_ns > 1 ? batch->boot_ns + left_ns : 1);
+		value.until_ns = (uint64_t)(end_ns > 1 ? end_ns : 1);
 	batch->keys[batch->count] = row->prefix;
 	batch->values[batch->count++] = value;
 	return batch->count == BATCH ? flush_updates(batch) : 0;
@@ -363,7 +370,7 @@ static int change_map(int fd, const struct ph_prefix_list *old, const struct ph_
 /* When the next of them expires, on CLOCK_BOOTTIME; 0 is never. */
 static uint64_t next_expiry(const struct ph_prefix_list *list, int64_t now_s)
 {
-	int64_t first_s = 0, left_ns;
+	int64_t first_s = 0, left;
 
 	for (size_t i = 0; i < list->count; i++) {
 		int64_t until_s = list->rows[i].until_s;
@@ -371,8 +378,8 @@ static uint64_t next_expiry(const struct ph_prefix_list *list, int64_t now_s)
 		if (until_s > now_s && (!first_s || until_s < first_s))
 			first_s = until_s;
 	}
-	left_ns = first_s * NS_PER_S - clock_ns(CLOCK_REALTIME);
-	return first_s ? (uint64_t)(clock_ns(CLOCK_BOOTTIME) + (left_ns > 0 ? left_ns : 0)) : 0;
+	left = left_ns(first_s, clock_ns(CLOCK_REALTIME));
+	return first_s ? (uint64_t)(clock_ns(CLOCK_BOOTTIME) + (left > 0 ? left : 0)) : 0;
 }
 
 /* @in_step: the map is as the file was. */

@@ -169,6 +169,10 @@ static void test_changes(void)
 	ktap_ok(change(PH_LIST_DENY, false, "192.0.2.0/25", 0, "") == -ENOENT, "a part of one is not there");
 	ktap_ok(!change(PH_LIST_DENY, false, "192.0.2.0/24", 0, "") && result.removed == 1 && result.rows == 2 &&
 		!in_map("ph_deny", "192.0.2.0/24") && in_map("ph_deny", "198.51.100.0/24"), "removed, and nothing else");
+	ktap_ok(!change(PH_LIST_DENY, true, "203.0.113.7", 250000000000, "") && in_map("ph_deny", "203.0.113.7") &&
+		in_map("ph_deny", "203.0.113.7")->until_ns > 1000000000000000000 &&
+		read_gate().lists[PH_LIST_DENY].expires_ns > 1000000000000000000,
+		"until a time that nanoseconds cannot count to: still denied");
 }
 
 /* The files and the maps part, in each way they can; sync brings them together. */
