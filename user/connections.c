@@ -58,11 +58,16 @@ void ph_connections_close(struct ph_connections *set)
 bool ph_connections_make_room(struct ph_connections *set)
 {
 	struct ph_timer *oldest = ph_timer_first(&set->hello);
+	struct ph_connection *connection;
 
 	if (!oldest || oldest->due_ms - set->hello.timeout_ms + PH_ROOM_AFTER_MS > set->events->now_ms)
 		return false;
+	connection = ph_connection_of(oldest);
 	ph_timer_disarm(oldest);
 	ph_approach_hello_expired(oldest);
+	/* One that lingers makes none, and would have the next one ended, and all others behind it. */
+	if (connection->state == PH_CONNECTION_LINGER)
+		ph_connection_linger_expired(oldest);
 	return true;
 }
 

@@ -142,6 +142,8 @@ static void accept_some(struct ph_source *source, uint32_t events)
 		socklen_t len = sizeof(client);
 		int fd;
 
+		if (i && worker->connections.count >= worker->limit)
+			break;			/* nobody makes room before it is known that somebody waits */
 		while (worker->connections.count >= worker->limit && ph_connections_make_room(&worker->connections))
 			;
 		if (worker->connections.count >= worker->limit) {

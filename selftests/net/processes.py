@@ -620,6 +620,25 @@ def _(lab):
         lab.wait_healthy()
 
 
+@topic.row("at the limit, one whose hello is not whole makes room for one more, and the others stay", seconds=60)
+def _(lab):
+    lab.stop()
+    lab.start(["prlimit", "--nofile=312:312"], Gateway={"Workers": 1, "HelloTimeout": "5min"})
+    with contextlib.ExitStack() as stack:
+        try:
+            lab.wait_healthy()
+            for _ in range(20):
+                stack.enter_context(lab.connect(6)).sendall(tls.records(tls.client_hello(tls.sni(f"alpha1.{DOMAIN}")))[:50])
+            wait_until(lambda: lab.workers()[0]["active"] == 20, 5, "all are accepted")
+            with counted(lab, "hello-timeout", 1):
+                for sock in standard_pair(lab, "alpha1-7506", "alpha1", 7506, family=6):
+                    stack.enter_context(sock)
+        finally:
+            lab.stop()
+            lab.start()
+            lab.wait_healthy()
+
+
 @topic.row("descriptors run out all the same (EMFILE): accept backs off without spinning, then goes on", seconds=60)
 def _(lab):
     lab.restart(Gateway={"Workers": 1})
