@@ -339,5 +339,8 @@ enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *cl
 
 uint32_t ph_exchange_owed(const struct ph_exchange *exchange)
 {
-	return exchange->authority && !exchange->client_told ? ph_authority_owed(exchange->authority) : 0;
+	if (!exchange->authority || exchange->client_told || ph_tls_held(exchange->session) ||
+	    !ph_tls_can_write(exchange->session))
+		return 0;
+	return ph_authority_owed(exchange->authority);
 }

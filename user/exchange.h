@@ -50,7 +50,7 @@ int ph_exchange_init(struct ph_exchange *exchange, struct ph_tls_session *sessio
 enum ph_progress ph_exchange_run(struct ph_exchange *exchange, struct ph_end *client, struct ph_end *cvm,
 				 struct ph_relay_means *means, enum ph_reason *ret_reason);
 
-/* As ph_authority_owed(). */
+/* As ph_authority_owed(), by the CVM: 0 while it is the client that lets nothing be said. */
 uint32_t ph_exchange_owed(const struct ph_exchange *exchange);
 
 void ph_exchange_close(struct ph_exchange *exchange);

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "exchange.h"
+#include "h2.h"
 #include "ktap.h"
 #include "tickets.h"
 #include "tls_lab.h"
@@ -52,7 +53,7 @@ struct lab {
 static uint8_t data[2][BYTES];
 static uint8_t received[2][BYTES + 1];
 
-static void set_up(struct lab *lab, SSL_CTX *context, int buffer_bytes)
+static void set_up_as(struct lab *lab, SSL_CTX *context, int buffer_bytes, const struct ph_tls_terms *as)
 {
 	struct ph_tls_session *session;
 	int far, client;
@@ -69,13 +70,18 @@ static void set_up(struct lab *lab, SSL_CTX *context, int buffer_bytes)
 		}
 	}
 	lab->client = lab_connect(context, far, NAME);
-	if (ph_tls_session_new(tls, lab->client_end.fd, &terms, &session) ||
+	if (ph_tls_session_new(tls, lab->client_end.fd, as, &session) ||
 	    lab_handshake(session, lab->client, &client) != PH_TLS_OK)
 		lab_die("handshake");
 	if (ph_exchange_init(&lab->exchange, session, NAME, &means))
 		lab_die("exchange");
 	lab->c = (struct peer){ .send = data[0], .got = received[0] };
 	lab->v = (struct peer){ .send = data[1], .got = received[1] };
+}
+
+static void set_up(struct lab *lab, SSL_CTX *context, int buffer_bytes)
+{
+	set_up_as(lab, context, buffer_bytes, &terms);
 }
 
 static void close_fd(int *fd)
@@ -491,6 +497,44 @@ static void test_split_key_update(SSL_CTX *context)
 	tear_down(&lab);
 }
 
+/* Whom a refusal waits for: only a CVM in the middle of a frame has to hurry. */
+static void test_refusal_waits(void)
+{
+	static const struct h2_step foreign = { HEADERS, END_STREAM, 1, ":authority: other." DOMAIN "\n", 0, H2_LITERAL, 0 };
+	static const struct ph_tls_terms h2_terms = { .name = NAME, .h2 = true };
+	SSL_CTX *context = lab_client(TLS1_3_VERSION);
+	struct h2_bytes request = { 0 }, answer = { 0 };
+	bool blocked, owed;
+	struct lab lab;
+
+	SSL_CTX_set_alpn_protos(context, (const unsigned char *)"\2h2", 3);
+	h2_add(&request, H2_PREFACE, sizeof(H2_PREFACE) - 1);
+	h2_frame(&request, SETTINGS, 0, 0, NULL, 0);
+	h2_add_step(&request, NULL, &foreign);
+	h2_frame(&answer, SETTINGS, 0, 0, NULL, 0);
+	h2_add(&answer, "\xff\xff\xff\xf0\0\0\0\0\0", 9);	/* a frame of a type that there is not, longer than all that comes */
+	memcpy(data[1], answer.bytes, answer.len);
+	set_up_as(&lab, context, 65536, &h2_terms);
+	send_until_blocked(&lab, false);
+	blocked = SSL_write(lab.client, request.bytes, (int)request.len) == (int)request.len;
+	for (time_t until = now_s() + PATIENCE_S; blocked && stats.counters[PH_REASON_MISDIRECTED] != 1 && now_s() < until;)
+		run_once(&lab);
+	blocked = blocked && lab.v.sent < BYTES && ph_tls_held(lab.exchange.session);
+	owed = ph_exchange_owed(&lab.exchange);
+	ktap_ok(blocked && stats.counters[PH_REASON_MISDIRECTED] == 1 && !owed, "a refusal that a stopped client keeps waiting: not owed");
+	lab.v.send_len = lab.v.sent;
+	for (time_t until = now_s() + PATIENCE_S; lab.c.got_len < lab.v.sent && now_s() < until;) {
+		run_once(&lab);
+		read_as_client(&lab);
+	}
+	ktap_ok(lab.c.got_len == lab.v.sent && ph_exchange_owed(&lab.exchange) == 1,
+		"once it has taken all: owed, by a CVM in the middle of a frame");
+	free(request.bytes);
+	free(answer.bytes);
+	tear_down(&lab);
+	SSL_CTX_free(context);
+}
+
 int main(void)
 {
 	SSL_CTX *tls12 = lab_client(TLS1_2_VERSION), *tls13 = lab_client(TLS1_3_VERSION);
@@ -524,6 +568,8 @@ int main(void)
 	SSL_CTX_set_ciphersuites(tls13, "TLS_AES_128_GCM_SHA256");
 	SSL_CTX_set_keylog_callback(tls13, raw_keylog);
 	test_split_key_update(tls13);
+	memset(&stats, 0, sizeof(stats));
+	test_refusal_waits();
 	SSL_CTX_free(tls12);
 	SSL_CTX_free(tls13);
 	ph_tls_free(tls);
