@@ -128,6 +128,22 @@ static char *take_word(char **at)
 	return word;
 }
 
+/* RFC 3629, section 4. Return: bytes of the character that @text begins with, 0 when that is none. */
+static size_t character_len(const char *text)
+{
+	const unsigned char *c = (const unsigned char *)text;
+	size_t len = c[0] < 0x80 ? 1 : c[0] < 0xc2 ? 0 : c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : c[0] < 0xf5 ? 4 : 0;
+
+	for (size_t i = 1; i < len; i++) {
+		if ((c[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	if ((c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) || (c[0] == 0xf0 && c[1] < 0x90) ||
+	    (c[0] == 0xf4 && c[1] > 0x8f))
+		return 0;
+	return len;
+}
+
 /* What stands behind the first '#', without blanks around it; nothing in it is more than a character. */
 static const char *take_reason(char *line)
 {
@@ -141,9 +157,12 @@ static const char *take_reason(char *line)
 	while (end > hash && strchr(BLANKS, end[-1]))
 		end--;
 	*end = '\0';
-	for (char *c = hash; *c; c++) {
-		if ((unsigned char)*c < ' ' || *c == 0x7f)
+	for (char *c = hash; *c;) {
+		size_t len = character_len(c);
+
+		if (!len || (unsigned char)*c < ' ' || *c == 0x7f)
 			*c = '?';
+		c += len ? len : 1;
 	}
 	return hash;
 }

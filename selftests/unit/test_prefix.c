@@ -100,6 +100,37 @@ static void test_forms(void)
 	}
 }
 
+/* JSON takes nothing else. */
+static void test_reasons(void)
+{
+	static const struct {
+		const char *name, *text, *want;
+	} rows[] = {
+		{ "characters of all lengths", "a\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80", "a\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80" },
+		{ "Latin-1", "caf\xe9", "caf?" },
+		{ "Latin-1 within", "caf\xe9s", "caf?s" },
+		{ "half a character", "x\xe2\x82", "x??" },
+		{ "a longer form than needed", "\xc0\xaf \xe0\x9f\xbf", "?? ???" },
+		{ "a surrogate", "\xed\xa0\x80", "???" },
+		{ "above all there are", "\xf4\x90\x80\x80 \xff", "???? ?" },
+	};
+	char text[512], error[256];
+	struct ph_prefix_list list;
+	size_t len;
+
+	for (size_t i = 0; i < COUNT(rows); i++) {
+		len = (size_t)snprintf(text, sizeof(text), "192.0.2.1 # %s", rows[i].text);
+		ktap_ok(!read_list(text, len, SIZE_MAX, &list, error, sizeof(error)) && !strcmp(list.rows[0].reason, rows[i].want),
+			"reason: %s", rows[i].name);
+		ph_prefix_list_free(&list);
+	}
+	len = (size_t)snprintf(text, sizeof(text), "192.0.2.1 # %0*d\xc3\xbc", PH_PREFIX_REASON_MAX - 1, 0);
+	ktap_ok(!read_list(text, len, SIZE_MAX, &list, error, sizeof(error)) &&
+		strlen(list.rows[0].reason) == PH_PREFIX_REASON_MAX && list.rows[0].reason[PH_PREFIX_REASON_MAX - 1] == '?',
+		"reason: cut within a character");
+	ph_prefix_list_free(&list);
+}
+
 static void test_list(void)
 {
 	static const char text[] = "# a list\n\n  2001:db8::/32\t# documentation \r\n198.51.100.0/24 until 2096-11-30T12:00:00Z\n"
@@ -167,6 +198,7 @@ int main(void)
 {
 	ktap_header();
 	test_forms();
+	test_reasons();
 	test_list();
 	test_mistakes();
 	test_long_reason();
