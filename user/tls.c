@@ -94,20 +94,31 @@ static int read_file(int fd, char **ret_bytes, size_t *ret_len)
 	return 0;
 }
 
+/* Without it OpenSSL would ask whoever is at the terminal, for which a worker would be killed: it opens nothing. */
+static int no_passphrase(char *out, int size, int writing, void *arg)
+{
+	(void)out, (void)size, (void)writing;
+	*(bool *)arg = true;
+	return -1;
+}
+
 /* Leaf first, then the rest of the chain. */
 static int use_certificates(SSL_CTX *context, BIO *pem, const char *path, char *error, size_t error_size)
 {
-	X509 *certificate = PEM_read_bio_X509_AUX(pem, NULL, NULL, NULL);
+	bool encrypted = false;
+	X509 *certificate = PEM_read_bio_X509_AUX(pem, NULL, no_passphrase, &encrypted);
 	int used;
 
-	if (!certificate)
+	if (!certificate && !encrypted)
 		return fail(-EINVAL, error, error_size, "%s: no certificate in PEM: %s", path, openssl_reason());
-	used = SSL_CTX_use_certificate(context, certificate);
+	used = certificate && SSL_CTX_use_certificate(context, certificate);
 	X509_free(certificate);
-	while (used && (certificate = PEM_read_bio_X509(pem, NULL, NULL, NULL))) {
+	while (used && (certificate = PEM_read_bio_X509(pem, NULL, no_passphrase, &encrypted))) {
 		used = SSL_CTX_add1_chain_cert(context, certificate);
 		X509_free(certificate);
 	}
+	if (encrypted)
+		return fail(-EINVAL, error, error_size, "%s: the certificate has a passphrase", path);
 	if (!used)
 		return fail(-EINVAL, error, error_size, "%s: refused: %s", path, openssl_reason());
 	if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)
@@ -133,13 +144,6 @@ static int load_certificates(SSL_CTX *context, int fd, const char *path, char *e
 	BIO_free(pem);
 	free(bytes);
 	return err;
-}
-
-static int no_passphrase(char *out, int size, int writing, void *arg)
-{
-	(void)out, (void)size, (void)writing;
-	*(bool *)arg = true;
-	return -1;
 }
 
 static int load_private_key(SSL_CTX *context, int fd, const char *path, char *error, size_t error_size)

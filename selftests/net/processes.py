@@ -420,20 +420,25 @@ def _(lab):
 
 @topic.row("SIGHUP with a bad pair: the old one stays, and the log says why", what="rubbish",
            why="no certificate in PEM")
+@topic.row("SIGHUP with a certificate behind a passphrase: the old one stays, and the workers too", what="sealed",
+           why="the certificate has a passphrase")
 @topic.row("SIGHUP with another key: the old one stays, and the log says why", what="mismatch",
            why="not the key of the certificate")
 @topic.row("SIGHUP with an expired certificate: the old one stays, and the log says why", what="expired",
            why="the certificate has expired")
 def _(lab, what, why):
-    before, logged = serial(lab), len(lab.log.read_text())
+    before, logged, processes = serial(lab), len(lab.log.read_text()), lab.processes()
     other = lab.authority.issue(what, f"*.{DOMAIN}", days=-1 if what == "expired" else 30)
     pair = {"rubbish": (b"no certificate", b"no key"),
+            "sealed": (lab.certificate[0].read_bytes().replace(b"-----\n", b"-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC," +
+                                                               b"00" * 16 + b"\n\n", 1), lab.certificate[1].read_bytes()),
             "mismatch": (lab.certificate[0].read_bytes(), other[1].read_bytes()),
             "expired": (other[0].read_bytes(), other[1].read_bytes())}[what]
     with files_replaced(lab, *pair):
         lab.phalad.send_signal(signal.SIGHUP)
         wait_until(lambda: why in lab.log.read_text()[logged:], 5, f"the log says: {why}")
         equal([serial(lab) for _ in range(4)], [before] * 4, "the certificate")
+    equal(lab.processes(), processes, "the processes")
 
 
 @topic.row("a worker that dies while one domain's pair is bad: it comes back, and only that domain's standard mode is refused")

@@ -14,7 +14,7 @@ static struct ph_tls *tls;
 
 static void make_files(void)
 {
-	char command[512];
+	char command[1024];
 	FILE *file;
 
 	lab_make_pair("good", &(struct lab_certificate){ "gw", "DNS:*." DOMAIN, -DAY_S, DAY_S });
@@ -33,6 +33,8 @@ static void make_files(void)
 		 "cp good.key others.key && chmod 604 others.key && cp good.key owner.key && chmod 400 owner.key &&"
 		 "cat good.crt expired.crt > chain.crt &&"
 		 "(cat good.crt; sed '3s/^..../####/' expired.crt) > damaged.crt && mkfifo fifo.crt &&"
+		 "sed '1aProc-Type: 4,ENCRYPTED\\nDEK-Info: AES-128-CBC,00112233445566778899aabbccddeeff\\n' good.crt > sealed.crt &&"
+		 "cat good.crt sealed.crt > half.crt &&"
 		 "openssl ec -aes128 -passout pass:x -in good.key -out locked.key 2>/dev/null", lab_dir);
 	if (system(command))
 		lab_die(command);
@@ -80,6 +82,8 @@ static const struct file_row file_rows[] = {
 	{ "key in place of the certificate", "good.key", "good.key", -EINVAL, "no certificate", "good.key", false },
 	{ "certificate not PEM", "text.key", "good.key", -EINVAL, "no certificate", "text.key", false },
 	{ "second of the chain damaged", "damaged.crt", "good.key", -EINVAL, "damaged", "damaged.crt", false },
+	{ "certificate with a passphrase", "sealed.crt", "good.key", -EINVAL, "passphrase", "sealed.crt", false },
+	{ "second of the chain with one", "half.crt", "good.key", -EINVAL, "passphrase", "half.crt", false },
 	{ "certificate missing", "nowhere.crt", "good.key", -ENOENT, "No such file", "nowhere.crt", false },
 	{ "key missing", "good.crt", "nowhere.key", -ENOENT, "No such file", "nowhere.key", false },
 	{ "certificate file too long", "long.crt", "good.key", -EFBIG, "", "long.crt", false },
