@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "channel.h"
@@ -438,6 +439,7 @@ static int start(struct worker *worker)
 		return err;
 	}
 	worker->limit = connection_limit();
+	tzset();				/* reads a file, once: else when OpenSSL first looks at a certificate's times */
 	memcpy(shared + 1, args->listen_fds, args->listen_count * sizeof(shared[0]));
 	err = ph_sandbox_worker(worker->config->user, shared, 1 + args->listen_count, error, sizeof(error));
 	if (err) {

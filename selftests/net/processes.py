@@ -473,6 +473,24 @@ def _(lab):
         lab.wait_healthy()
 
 
+@topic.row("workers that died while the only domain's pair was bad: SIGHUP mends it, and ends no connection")
+def _(lab):
+    new = lab.authority.issue("half", f"*.{DOMAIN}")
+    with files_replaced(lab, new[0].read_bytes(), lab.certificate[1].read_bytes()):
+        dead = {role: pid for role, pid in lab.processes().items() if role.startswith("worker")}
+        for pid in dead.values():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: all(lab.processes().get(role, pid) != pid for role, pid in dead.items()), 5, "workers")
+        client, cvm = passthrough_pair(lab, "alpha1-7521s", "alpha1", 7521)
+    with client, cvm:
+        processes, logged = lab.processes(), len(lab.log.read_text())
+        lab.phalad.send_signal(signal.SIGHUP)
+        wait_until(lambda: "read anew by all workers" in lab.log.read_text()[logged:], 5, "the log says it")
+        equal(alive([(client, cvm)]), [True], "passthrough")
+    equal(lab.processes(), processes, "the processes")
+    works(lab)
+
+
 @topic.row("session tickets: each SIGHUP makes a new key; resumed by all workers, new ones too, until the third", seconds=60)
 def _(lab):
     lab.restart()
