@@ -6,6 +6,8 @@
 
 #include <jansson.h>
 
+#include <log.h>
+
 /* struct ph_json is never defined: it is jansson's value by another name. */
 static json_t *in(const struct ph_json *json)
 {
@@ -28,6 +30,22 @@ static void must(bool done)
 static json_t *made(json_t *json)
 {
 	must(json);
+	return json;
+}
+
+/* What is not UTF-8, of which words on the command line may be, is escaped. */
+static json_t *text_of(const char *value)
+{
+	json_t *json = json_string(value);
+	size_t len = strlen(value), size = 4 * len + 1;
+	char *text;
+
+	if (json)
+		return json;
+	text = malloc(size);
+	must(text);
+	json = made(json_string(ph_log_escape(text, size, value, len)));
+	free(text);
 	return json;
 }
 
@@ -77,7 +95,7 @@ void ph_json_set(struct ph_json *object, const char *key, struct ph_json *value)
 
 void ph_json_set_string(struct ph_json *object, const char *key, const char *value)
 {
-	must(!json_object_set_new(in(object), key, value ? made(json_string(value)) : json_null()));
+	must(!json_object_set_new(in(object), key, value ? text_of(value) : json_null()));
 }
 
 void ph_json_set_number(struct ph_json *object, const char *key, uint64_t value)
@@ -110,7 +128,7 @@ void ph_json_add_again(struct ph_json *array, struct ph_json *value)
 
 void ph_json_add_string(struct ph_json *array, const char *value)
 {
-	must(!json_array_append_new(in(array), made(json_string(value))));
+	must(!json_array_append_new(in(array), text_of(value)));
 }
 
 static int compare(const void *a, const void *b, void *key)
