@@ -67,7 +67,8 @@ static void settle(struct job *job)
 		free_job(job);
 }
 
-static void try_send(struct job *job)
+/* @behind: workers that have yet to take an earlier one; to each they go in order. */
+static void try_send(struct job *job, uint64_t behind)
 {
 	uint64_t before = job->unsent;
 
@@ -75,7 +76,7 @@ static void try_send(struct job *job)
 		uint64_t bit = (uint64_t)1 << i;
 		int err;
 
-		if (!(job->unsent & bit))
+		if (!(job->unsent & ~behind & bit))
 			continue;
 		err = ph_channel_send(job->fanout->channels[i].fd, &job->message, job->fds, job->fd_count);
 		if (!err)
@@ -208,7 +209,7 @@ int ph_fanout_send(struct ph_fanout *fanout, const struct ph_message *message, c
 		   void (*done)(const struct ph_message *message, const struct ph_fanout_result *result, void *arg),
 		   void *done_arg)
 {
-	uint64_t all = fanout->count < 64 ? ((uint64_t)1 << fanout->count) - 1 : ~(uint64_t)0;
+	uint64_t all = fanout->count < 64 ? ((uint64_t)1 << fanout->count) - 1 : ~(uint64_t)0, behind = 0;
 	struct job *job;
 
 	if (fd_count > PH_MESSAGE_FDS)
@@ -235,15 +236,18 @@ int ph_fanout_send(struct ph_fanout *fanout, const struct ph_message *message, c
 	job->sent_arg = sent_arg;
 	job->done = done;
 	job->done_arg = done_arg;
+	for (struct ph_list *link = fanout->jobs.next; link != &fanout->jobs; link = link->next)
+		behind |= ph_container_of(link, struct job, link)->unsent;
 	ph_list_append(&fanout->jobs, &job->link);
 	ph_timer_arm(fanout->events, &fanout->deadlines, &job->timer);
-	try_send(job);
+	try_send(job, behind);
 	return 0;
 }
 
 void ph_fanout_retry(struct ph_fanout *fanout)
 {
 	struct ph_list *link, *next;
+	uint64_t behind = 0;
 
 	for (link = fanout->jobs.next; link != &fanout->jobs; link = next) {
 		struct job *job = ph_container_of(link, struct job, link);
@@ -251,7 +255,8 @@ void ph_fanout_retry(struct ph_fanout *fanout)
 		next = link->next;
 		if (!job->unsent)
 			continue;
-		try_send(job);
+		try_send(job, behind);
+		behind |= job->unsent;
 		settle(job);
 	}
 }

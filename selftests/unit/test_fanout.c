@@ -214,6 +214,25 @@ static void test_full(void)
 		turn();
 	}
 	ktap_ok(seen.done == 1 && seen.result.count == 3, "and is answered");
+
+	while (!ph_channel_send(ours[1], &filler, NULL, 0))
+		queued++;
+	send_out(PH_MESSAGE_CERTIFICATE, NULL, 0);
+	for (; queued; queued--)
+		find(1);
+	send_out(PH_MESSAGE_END_INSTANCE, NULL, 0);
+	ktap_ok(!find(1).type, "behind one that waits the next one does too");
+	ph_fanout_retry(fanout);
+	got = find(1);
+	ktap_ok(got.type == PH_MESSAGE_CERTIFICATE && find(1).type == PH_MESSAGE_END_INSTANCE && seen.sent == 2,
+		"and so they arrive in order");
+	for (int i = 0; i < WORKERS; i++) {
+		for (int j = 0; j < 2; j++)
+			answer(i, PH_MESSAGE_DONE, got.serial + (uint64_t)j, 1, "");
+		turn();
+		find(i), find(i);
+	}
+	ktap_ok(seen.done == 2, "both are answered");
 }
 
 int main(void)
