@@ -190,6 +190,7 @@ static int open_registry(struct ph_keeper *keeper, char *error, size_t error_siz
 {
 	const struct ph_config *config = keeper->config;
 	char path[PATH_MAX + 16];
+	struct stat status;
 	struct ph_registry_options options = {
 		.path = path,
 		.range = config->tunnel.range,
@@ -199,11 +200,16 @@ static int open_registry(struct ph_keeper *keeper, char *error, size_t error_siz
 		.quarantine_ms = config->address_quarantine_ms,
 	};
 
-	if (mkdir(config->state_dir, 0700) && errno != EEXIST) {
+	if ((mkdir(config->state_dir, 0700) && errno != EEXIST) || stat(config->state_dir, &status)) {
 		int err = -errno;
 
 		snprintf(error, error_size, "%s: %s", config->state_dir, strerror(-err));
 		return err;
+	}
+	if (status.st_mode & S_IWOTH) {
+		snprintf(error, error_size, "%s: mode %04o lets everybody replace the registry: phalad wants 0700",
+			 config->state_dir, status.st_mode & 07777);
+		return -EPERM;
 	}
 	snprintf(path, sizeof(path), "%s/registry.db", config->state_dir);
 	return ph_registry_open(&options, &keeper->registry, error, error_size);

@@ -311,6 +311,17 @@ for what, change, word in MISTAKES:
             expect(re.search(r"trial\.conf:\d+: .*" + word, done.stderr), f"message: {done.stderr}")
 
 
+@topic.row("a StateDir that everybody can write to: refused, with its name and mode", only="native")
+def _(lab):
+    path = lab.directory / "open-state"
+    path.mkdir()
+    path.chmod(0o777)
+    done = starts(lab, trial(lab, Gateway={"StateDir": path}))
+    equal(done.returncode, 1, "exit status")
+    expect(f"{path}: mode 0777" in done.stderr, f"message: {done.stderr}")
+    equal(list(path.iterdir()), [], "what is in it")
+
+
 @topic.row("a configuration that is not there: an error with its name", only="native")
 def _(lab):
     done = lab.gateway.run([lab.build / "phalad", "--config", "/nonexistent/phalad.conf", "--check"])
