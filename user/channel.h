@@ -19,6 +19,7 @@ enum ph_message_type {
 	PH_MESSAGE_CERTIFICATE,		/* to a worker: domain's new pair; two descriptors: certificate, key */
 	PH_MESSAGE_DONE,		/* to the manager: serial's request is carried out; count says on how many */
 	PH_MESSAGE_FAILED,		/* to the manager: it is not; text says why */
+	PH_MESSAGE_END_STALE,		/* to a worker: end connections whose instance is no more; answered by DONE */
 };
 
 struct ph_message {

@@ -101,6 +101,25 @@ uint32_t ph_connections_end_instance(struct ph_connections *set, const struct ph
 	return ended;
 }
 
+uint32_t ph_connections_end_stale(struct ph_connections *set)
+{
+	struct ph_list *link, *next;
+	uint32_t ended = 0;
+
+	for (link = set->all.next; link != &set->all; link = next) {
+		struct ph_connection *connection = ph_container_of(link, struct ph_connection, link);
+		const struct ph_instance *instance = &set->maps->instances[connection->ref.slot];
+
+		next = link->next;
+		if (ph_list_is_empty(&connection->instance_link) ||
+		    __atomic_load_n(&instance->generation, __ATOMIC_RELAXED) == connection->ref.generation)
+			continue;
+		ph_connection_end(connection, PH_REASON_INSTANCE_REMOVED);
+		ended++;
+	}
+	return ended;
+}
+
 uint32_t ph_connections_end_all(struct ph_connections *set, enum ph_reason reason, bool also_without)
 {
 	struct ph_list *link, *next;

@@ -53,6 +53,9 @@ void ph_connections_reap(struct ph_connections *set);
 /* End all connections to @ref, those that are being set up included. Return: how many. */
 uint32_t ph_connections_end_instance(struct ph_connections *set, const struct ph_ref *ref);
 
+/* End all connections to instances that the maps do not have, or have no more by that generation. Return: how many. */
+uint32_t ph_connections_end_stale(struct ph_connections *set);
+
 /* End all connections that have a CVM; and with @also_without the others. Return: how many. */
 uint32_t ph_connections_end_all(struct ph_connections *set, enum ph_reason reason, bool also_without);
 

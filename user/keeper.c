@@ -25,7 +25,7 @@
 #define PEER_STAYS_NS (2 * NS_PER_S)		/* a CVM that is reset has a round trip to protest, and to be told again */
 #define LEFT_PER_TICK 256			/* peers removed in one: the kernel waits for its CPUs at each */
 #define LEFT_AT_END 1024
-#define STALE_MAX 64				/* so many instances are ended one by one; if there are more, all are */
+#define STALE_MAX 64				/* of so many instances flows are ended by a walk each; others' at their next packet */
 
 /* Logs @text unless it was the last thing logged here; "" says that all is well again. */
 static void set_trouble(struct ph_keeper *keeper, const char *text)
@@ -152,16 +152,18 @@ struct stale {
 
 static void end_instance(struct ph_ref ref, void *arg)
 {
-	struct ph_message message = { .type = PH_MESSAGE_END_INSTANCE, .ref = ref };
 	struct stale *stale = arg;
-	int err;
 
-	if (stale->count++ >= STALE_MAX)
-		return;
-	ph_nics_end_instance(stale->keeper->nics, ref);
-	err = ph_fanout_send(stale->keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
-	if (err)
-		ph_log(PH_LOG_ERROR, "cannot tell workers to end connections: %s", strerror(-err));
+	if (stale->count++ < STALE_MAX)
+		ph_nics_end_instance(stale->keeper->nics, ref);
+}
+
+/* Also where the maps were right: a manager may have died between them and its message. */
+static int end_stale(struct ph_keeper *keeper)
+{
+	struct ph_message message = { .type = PH_MESSAGE_END_STALE };
+
+	return ph_fanout_send(keeper->fanout, &message, NULL, 0, NULL, NULL, NULL, NULL);
 }
 
 static int reconcile_maps(struct ph_keeper *keeper, char *error, size_t error_size)
@@ -171,8 +173,8 @@ static int reconcile_maps(struct ph_keeper *keeper, char *error, size_t error_si
 	int err;
 
 	err = ph_reconcile_all(keeper->registry, keeper->roster, keeper->maps, end_instance, &stale, &done);
-	if (stale.count > STALE_MAX)
-		end_all(keeper);
+	if (!err)
+		err = end_stale(keeper);
 	if (!err)
 		err = ph_reconcile_domains(keeper->config, keeper->maps);
 	if (err) {

@@ -224,6 +224,9 @@ static bool carry_out(struct worker *worker, const struct ph_message *request, c
 	case PH_MESSAGE_END_INSTANCE:
 		answer->count = ph_connections_end_instance(&worker->connections, &request->ref);
 		return true;
+	case PH_MESSAGE_END_STALE:
+		answer->count = ph_connections_end_stale(&worker->connections);
+		return true;
 	case PH_MESSAGE_END_ALL:
 		answer->count = ph_connections_end_all(&worker->connections, PH_REASON_TUNNEL_GONE, false);
 		return true;
