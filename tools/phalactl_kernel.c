@@ -193,14 +193,14 @@ uint64_t ph_ctl_relayed(const struct ph_maps *maps)
 	return count;
 }
 
-/* Names of the devices that steer is on, here: in this network namespace. */
-static struct ph_json *attached_json(void)
+/* Names of the devices that steer is on, here: in this network namespace. @except: an ifindex that does not count, or 0. */
+static struct ph_json *attached_json(uint32_t except)
 {
 	struct if_nameindex *devices = if_nameindex();
 	struct ph_json *names = ph_json_array();
 
 	for (struct if_nameindex *device = devices; device && device->if_index; device++)
-		if (ph_steer_is_attached(device->if_index) > 0)
+		if (device->if_index != except && ph_steer_is_attached(device->if_index) > 0)
 			ph_json_add_string(names, device->if_name);
 	if (devices)
 		if_freenameindex(devices);
@@ -210,13 +210,10 @@ static struct ph_json *attached_json(void)
 /* To a device that clients come in on: the tunnel's alone takes nothing over. */
 static bool is_attached(uint32_t tunnel_ifindex)
 {
-	struct if_nameindex *devices = if_nameindex();
-	bool any = false;
+	struct ph_json *names = attached_json(tunnel_ifindex);
+	bool any = ph_json_count(names);
 
-	for (struct if_nameindex *device = devices; !any && device && device->if_index; device++)
-		any = device->if_index != tunnel_ifindex && ph_steer_is_attached(device->if_index) > 0;
-	if (devices)
-		if_freenameindex(devices);
+	ph_json_free(names);
 	return any;
 }
 
@@ -289,7 +286,7 @@ struct ph_json *ph_ctl_kernel_json(const struct ph_ctl *ctl, const struct ph_map
 	kernel = ph_json_object();
 	ph_json_set_bool(kernel, "open", !why);
 	ph_json_set_string(kernel, "text", why);
-	ph_json_set(kernel, "devices", attached_json());
+	ph_json_set(kernel, "devices", attached_json(0));
 	ph_json_set_number(kernel, "slots", steer.slots);
 	ph_json_set_number(kernel, "used", used);
 	ph_json_set(kernel, "flows", states);

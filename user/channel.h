@@ -15,11 +15,11 @@
 
 enum ph_message_type {
 	PH_MESSAGE_END_INSTANCE = 1,	/* to a worker: end all connections to ref; answered by DONE */
+	PH_MESSAGE_END_STALE,		/* to a worker: end connections whose instance is no more; answered by DONE */
 	PH_MESSAGE_END_ALL,		/* to a worker: the tunnel is gone, end all connections; answered by DONE */
 	PH_MESSAGE_CERTIFICATE,		/* to a worker: domain's new pair; two descriptors: certificate, key */
 	PH_MESSAGE_DONE,		/* to the manager: serial's request is carried out; count says on how many */
 	PH_MESSAGE_FAILED,		/* to the manager: it is not; text says why */
-	PH_MESSAGE_END_STALE,		/* to a worker: end connections whose instance is no more; answered by DONE */
 };
 
 struct ph_message {
