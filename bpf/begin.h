@@ -80,19 +80,23 @@ __separate int to_worker(struct __sk_buff *skb, struct packet *p, __u32 hello)
 
 #define TLS_HANDSHAKE 22
 
-/* Does what is at @at begin as a ClientHello does (hello.h)? */
-static __always_inline int is_hello(struct __sk_buff *skb, __u32 at)
+/* Do the @len bytes at @at begin as a ClientHello does (hello.h), as far as they go? */
+static __always_inline int is_hello(struct __sk_buff *skb, __u32 at, __u32 len)
 {
-	__u8 first[6];
+	__u8 first[8] = { TLS_HANDSHAKE, 3, [5] = 1 };
 
-	return !bpf_skb_load_bytes(skb, at, first, sizeof(first)) && first[0] == TLS_HANDSHAKE && first[1] == 3 &&
-	       first[5] == 1;
+	if (!len)
+		return 0;
+	if (len > 6)
+		len = 6;
+	len = ph_below(len - 1, sizeof(first)) + 1;
+	return !bpf_skb_load_bytes(skb, at, first, len) && first[0] == TLS_HANDSHAKE && first[1] == 3 && first[5] == 1;
 }
 
 /* A hello, or the first part of one: all else that comes by is no news, and must not push out what was said of hellos. */
 static __always_inline void count_decline(struct __sk_buff *skb, const struct packet *p, enum ph_reason reason)
 {
-	if (!is_hello(skb, p->l2 + IP_HLEN + p->header_len))
+	if (!is_hello(skb, p->l2 + IP_HLEN + p->header_len, p->payload))
 		return;
 	count(reason);
 	note_decline(p->ip.saddr, p->tcp.source, reason);

@@ -78,7 +78,8 @@ static __always_inline enum request_result request_find(struct __sk_buff *skb, s
 		return REQUEST_NONE;
 	if (sock->state == BPF_TCP_LISTEN)
 		result = is_nobodys(sock, &p->ip, IP_HLEN, &p->tcp) ? REQUEST_NOBODYS : REQUEST_ACCEPTED;
-	if (sock->state == BPF_TCP_ESTABLISHED && request_is_unread(sock))
+	/* The handshake's last packet may be with another CPU still (tcp_get_cookie_sock() in net/ipv4/syncookies.c). */
+	if ((sock->state == BPF_TCP_ESTABLISHED || sock->state == BPF_TCP_SYN_RECV) && request_is_unread(sock))
 		result = REQUEST_ACCEPTED;
 	if (sock->state == BPF_TCP_NEW_SYN_RECV) {
 		rq = bpf_skc_to_tcp_request_sock(sock);

@@ -228,13 +228,15 @@ __separate int client_ipv6(struct __sk_buff *skb)
 	const struct ph_steer *steer = steer_config();
 	struct ipv6hdr ip;
 	struct tcphdr tcp;
+	__u32 len;
 
 	if (!steer || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_TCP ||
 	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), &tcp, TCP_HLEN) || !is_our_port(steer, tcp.dest))
 		return TC_ACT_UNSPEC;
 	if (nobody_v6(skb, &ip, &tcp) == TC_ACT_SHOT)
 		return TC_ACT_SHOT;
-	if (is_hello(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4))
+	len = bpf_ntohs(ip.payload_len);
+	if (len > tcp.doff * 4 && is_hello(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4, len - tcp.doff * 4))
 		count(PH_REASON_DECLINED_IPV6);
 	return TC_ACT_UNSPEC;
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a whole hello to a CVM's answer, and the ways on when there is none."""
-import time
+import socket, time
 
 from field import CHROMIUM, PORT, RAW, GATEWAY, SLOW, equal, expect, hello, mac_of, receive, row, wait_until
 from rawtcp import ACK, CWR, ECE, MASK, PSH, RST, SYN, Client, Segment, Wire, build
@@ -307,18 +307,42 @@ def freed(place):
     client.reset()
 
 
-@row(rows, "SYN cookies: a worker has it, and the reason is counted, if it is a hello")
+def accepted(place):
+    return place.stand.reasons().get("declined-accepted", 0)
+
+
+@row(rows, "SYN cookies: a worker has it, and the reason is counted, if it is a hello, or the first byte of one")
 def cookies(place):
-    before = place.stand.reasons()
     place.gateway.sysctl("net.ipv4.tcp_syncookies", 2)
     try:
-        for stream in (HELLO, b"GET / HTTP/1.1\r\n\r\n"):
-            with place.connect() as sock:
-                sock.sendall(stream)
-                equal(receive(sock, 5), b"RELAY", "who answered")
+        for first, rest, hellos in ((HELLO, b"", 1), (HELLO[:1], HELLO[1:], 1), (HELLO[:5], HELLO[5:], 1), (b"GET / HTTP/1.1\r\n\r\n", b"", 0),
+                                    (b"G", b"ET / HTTP/1.1\r\n\r\n", 0)):
+            before, client = accepted(place), place.raw()
+            client.send_at(0, first)
+            if rest:
+                client.send_at(len(first), rest)
+            client.sent(len(first + rest))
+            equal(client.read(5)[:5], b"RELAY", "who answered")
+            equal(accepted(place) - before, hellos, f"hellos counted of {first[:10]}, {rest[:10]}")
+            client.reset()
     finally:
         place.gateway.sysctl("net.ipv4.tcp_syncookies", 1)
-    equal(place.stand.since(before).get("declined-accepted"), 1, f"counted {place.stand.since(before)}")
+
+
+@row(rows, "a socket whose handshake is not over, of Fast Open: a worker has it, and the reason is counted")
+def half_open(place):
+    place.gateway.sysctl("net.ipv4.tcp_fastopen", 0x202)        # without cookies
+    place.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+    try:
+        before, client = accepted(place), place.raw(fast_open=True)
+        client.send_at(0, HELLO)
+        client.sent(len(HELLO))
+        equal(client.read(5 + len(HELLO))[:5 + len(HELLO)], b"RELAY" + HELLO, "who answered, and what it got")
+        equal(accepted(place) - before, 1, "hellos counted")
+        client.reset()
+    finally:
+        place.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 0)
+        place.gateway.sysctl("net.ipv4.tcp_fastopen", 1)
 
 
 @row(rows, "the app's limit of flows")

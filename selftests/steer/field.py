@@ -305,12 +305,12 @@ class Field:
         sock.connect((GATEWAY, PORT))
         return sock
 
-    def raw(self, **options):
-        """A raw client, its handshake done."""
+    def raw(self, fast_open=False, **options):
+        """A raw client, its handshake done; with @fast_open but for the last packet (RFC 7413)."""
         self.sport = self.sport + 1 if self.sport < 60000 else 1024
         options.setdefault("sport", self.sport)
         self.wire.drain()
-        return rawtcp.Client(self.wire, RAW, GATEWAY, PORT, **options).handshake()
+        return rawtcp.Client(self.wire, RAW, GATEWAY, PORT, **options).handshake(fast_open=fast_open)
 
     def flow_of(self, port, source=CLIENT):
         """The flow of that client port; if there was one before, the younger one."""

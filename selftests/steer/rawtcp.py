@@ -172,7 +172,7 @@ class Client:
                 return segment
         return None
 
-    def handshake(self, timeout=2):
+    def handshake(self, timeout=2, fast_open=False):
         options = b"\2\4" + struct.pack("!H", self.mss)
         if self.sack:
             options += b"\4\2"
@@ -180,6 +180,8 @@ class Client:
             options += b"\x08\x0a" + struct.pack("!II", (self.clock + int(time.monotonic() * 1000)) & MASK, 0)
         if self.scale is not None:
             options += b"\1\3\3" + bytes([self.scale])
+        if fast_open:
+            options += b"\x22\2"
         self.send(flags=SYN | (ECE | CWR if self.ecn else 0), seq=self.isn, ack=0, options=options)
         self.synack = self.next(timeout, lambda segment: segment.flags & SYN)
         assert self.synack, "no SYN-ACK"
@@ -187,7 +189,8 @@ class Client:
         if self.has_times:
             assert self.synack.times
             self.echo = self.synack.times[0]
-        self.send()
+        if not fast_open:
+            self.send()
         return self
 
     def pieces(self, data, *cuts):

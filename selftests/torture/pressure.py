@@ -56,8 +56,11 @@ def _(arena):
         since = arena.since(before)
         arena.note(f"counted: {since}")
         # A port that the gateway still has in TIME_WAIT gets no cookie (tcp_conn_request() in net/ipv4/tcp_input.c).
-        expect(since.get("spliced", 0) <= count // 20 and
-               since.get("declined-accepted") == since.get("routed-passthrough") == count - since.get("spliced", 0), "relayed")
+        relayed = count - since.get("spliced", 0)
+        equal(since.get("routed-passthrough"), relayed, "relayed")
+        # A hello is counted again when it comes again: one that was lost because it and the handshake's end came at once.
+        expect(relayed >= count - count // 20 and relayed <= since.get("declined-accepted", 0) <= relayed + count // 20,
+               f"counted: {since}")
     finally:
         arena.lab.gateway.sysctl("net.ipv4.tcp_syncookies", 1)
     arena.clear()
