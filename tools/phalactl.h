@@ -99,6 +99,9 @@ uint64_t ph_ctl_boot_now_ns(void);
 /* Seconds since @then_ns, to the millisecond; 0 when that is still to come. */
 double ph_ctl_age_s(uint64_t now_ns, uint64_t then_ns);
 
+/* @id may be anything. Return: whether it is one of that kind. */
+bool ph_ctl_find_id(const struct ph_maps *maps, const char *id, enum ph_id_kind kind, struct ph_id *ret_id);
+
 /*
  * A copy of an instance that was whole at one moment.
  *

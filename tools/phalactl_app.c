@@ -27,7 +27,7 @@ static void set_relayed(struct ph_json *row, const struct ph_maps *maps, const c
 {
 	struct ph_relayed_key key = { .kind = PH_RELAYED_APP };
 
-	memcpy(key.id, id, sizeof(key.id));
+	memcpy(key.id, id, strnlen(id, sizeof(key.id) - 1));
 	if (ph_app_limit(app, maps->gateway->app_limit))
 		ph_json_set_number(row, "relayed", ph_maps_relayed_by_all(maps, &key));
 	else
@@ -167,7 +167,6 @@ static void print_app(const struct ph_json *app)
 
 int ph_ctl_app_show(const struct ph_ctl *ctl)
 {
-	char id[PH_ID_SIZE] __attribute__((aligned(8))) = "";
 	struct ph_id app = { 0 };
 	struct ph_maps *maps;
 	struct ph_json *json;
@@ -176,11 +175,10 @@ int ph_ctl_app_show(const struct ph_ctl *ctl)
 	status = ph_ctl_maps_open(ctl, &maps);
 	if (status)
 		return status;
-	memcpy(id, ctl->operand, strnlen(ctl->operand, sizeof(id) - 1));
-	if (strlen(ctl->operand) >= sizeof(id) || ph_maps_find_id(maps, id, &app) || app.kind != PH_ID_APP) {
+	if (!ph_ctl_find_id(maps, ctl->operand, PH_ID_APP, &app)) {
 		status = ph_ctl_fail("there is no app %s", ctl->operand);
 	} else {
-		json = app_json(maps, id, &app);
+		json = app_json(maps, ctl->operand, &app);
 		if (ctl->json)
 			ph_json_print(json, stdout);
 		else

@@ -112,6 +112,15 @@ static void print_list(const struct ph_json *json)
 	       relayed == 1 ? "" : "s");
 }
 
+/* None is what an id that nobody has gets, too, but who mistyped it is to know. */
+static void say_unknown(const struct ph_maps *maps, const char *id, const char *noun, enum ph_id_kind kind)
+{
+	struct ph_id found;
+
+	if (id && !ph_ctl_find_id(maps, id, kind, &found))
+		ph_ctl_say("there is no %s %s", noun, id);
+}
+
 int ph_ctl_flow_list(const struct ph_ctl *ctl)
 {
 	struct list list = { .ctl = ctl };
@@ -123,6 +132,8 @@ int ph_ctl_flow_list(const struct ph_ctl *ctl)
 	if (status)
 		return status;
 	list.maps = view.maps;
+	say_unknown(view.maps, ctl->app, "app", PH_ID_APP);
+	say_unknown(view.maps, ctl->instance, "instance", PH_ID_INSTANCE);
 	err = ph_flows_each(view.flows, keep, &list);
 	if (err) {
 		status = ph_ctl_fail("%s/ph_flows: %s", ctl->bpf_dir, strerror(-err));

@@ -126,6 +126,17 @@ bool ph_ctl_slot(const struct ph_maps *maps, uint32_t slot, struct ph_instance *
 	return false;
 }
 
+bool ph_ctl_find_id(const struct ph_maps *maps, const char *id, enum ph_id_kind kind, struct ph_id *ret_id)
+{
+	char key[PH_ID_SIZE] __attribute__((aligned(8))) = "";
+	size_t len = strlen(id);
+
+	if (len >= sizeof(key))
+		return false;
+	memcpy(key, id, len);
+	return !ph_maps_find_id(maps, key, ret_id) && ret_id->kind == kind;
+}
+
 bool ph_ctl_instance(const struct ph_maps *maps, const struct ph_ref *ref, struct ph_instance *ret_instance)
 {
 	struct ph_instance copy;

@@ -37,7 +37,7 @@
 	X(MANAGER_STALE, "manager-stale", "no manager has refreshed health for longer than ManagerGrace")    \
 	/* the way to the CVM */                                                                             \
 	X(CVM_REFUSED, "cvm-refused", "an instance refused the connection")                                  \
-	X(CVM_UNREACHABLE, "cvm-unreachable", "an instance is unreachable, or the tunnel device is gone")    \
+	X(CVM_UNREACHABLE, "cvm-unreachable", "an instance is unreachable, or the tunnel is gone or down")   \
 	X(CVM_TIMEOUT, "cvm-timeout", "an instance did not answer within the connect time-out")              \
 	X(CVM_NO_TLS, "cvm-no-tls", "the CVM's server declined the PostgreSQL SSLRequest")                   \
 	X(NO_INSTANCE_ANSWERED, "no-instance-answered", "every instance that was tried failed")              \

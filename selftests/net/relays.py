@@ -78,6 +78,8 @@ def _(lab, make, label, reason, mode="passthrough"):
         expect(name in lab.ctl("flow", "list").stdout, "flow list, in words")
         equal((len(relays(lab, "--app", "alpha")), relays(lab, "--app", "beta"), len(relays(lab, "--instance", "alpha1"))),
               (1, [], 1), "flow list of an app, of another, of an instance")
+        said = [lab.ctl("flow", "list", *words).stderr for words in (("--app", "alpha"), ("--app", "alpha1"), ("--instance", "alfa1"))]
+        equal(said, ["", "phalactl: there is no app alpha1\n", "phalactl: there is no instance alfa1\n"], "what is said of ids that nobody has")
     wait_until(lambda: not row_of(lab, name), 5, "the row's end")
 
 
