@@ -360,11 +360,13 @@ def add(lab, number):
 def _(lab, victim):
     acknowledged, number, base = [], 0, 1000 if victim == "holder" else 2000
     for pause in (0.03, 0.11, 0.2):
-        killer = subprocess.Popen(["sh", "-c", f"sleep {pause * max(1, SLOW / 3)}; kill -9 {lab.processes()[victim]}"])
-        while killer.poll() is None:
+        killer, before = None, len(acknowledged)
+        while not killer or killer.poll() is None:
             number += 1
             if add(lab, base + number):
                 acknowledged.append(f"load{base + number}")
+            if not killer and len(acknowledged) > before:
+                killer = subprocess.Popen(["sh", "-c", f"sleep {pause * max(1, SLOW / 3)}; kill -9 {lab.processes()[victim]}"])
         if victim == "holder":
             lab.phalad.wait(LIMIT)
             wait_until(lambda: not lab.processes(), 5, "no process is left")
@@ -379,7 +381,6 @@ def _(lab, victim):
             peers = dict(line.split() for line in show.splitlines())
             every = {cvm["public_key"]: cvm["address"] + "/32" for cvm in lab.json("cvm", "list")}
             equal(peers, every, "WireGuard's peers")
-    expect(acknowledged, "something was added")
     works(lab)
     for name in known:
         lab.ctl("cvm", "remove", name)
