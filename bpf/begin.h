@@ -96,7 +96,7 @@ static __always_inline int is_hello(struct __sk_buff *skb, __u32 at, __u32 len)
 /* A hello, or the first part of one: all else that comes by is no news, and must not push out what was said of hellos. */
 static __always_inline void count_decline(struct __sk_buff *skb, const struct packet *p, enum ph_reason reason)
 {
-	if (!is_hello(skb, p->l2 + IP_HLEN + p->header_len, p->payload))
+	if (!is_hello(skb, p->l2 + p->ip.ihl * 4 + p->header_len, p->payload))
 		return;
 	count(reason);
 	note_decline(p->ip.saddr, p->tcp.source, reason);
@@ -314,6 +314,8 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 
 	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->tcp.ack || p->tcp.rst || !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
+	if (p->ip.ihl != 5)
+		count_decline(skb, p, PH_REASON_DECLINED_OPTIONS);
 	if (p->tcp.syn || !p->payload || p->ip.ihl != 5)
 		return nobody_bare(skb, p);
 	if (hello_take(steer, &hello)) {

@@ -321,7 +321,7 @@ __separate int is_within(struct ph_address *address, __u32 is_v6, __u32 kind)
 
 /*
  * Does a ClientHello begin here (RFC 8446, 5.1 and 4)? Also if it is cut within the six bytes that tell. Of data that is
- * under way a packet in some sixteen million looks so, and costs its source what a hello does.
+ * under way, few packets look so by chance, and each costs its source what a hello does.
  */
 static __always_inline int is_hello(const struct frame *f, __u32 at, __u32 len)
 {

@@ -90,6 +90,9 @@ static __always_inline enum packet_kind packet_read(struct __sk_buff *skb, __u32
 		if (bpf_skb_load_bytes(skb, l2 + p->ip.ihl * 4, &p->tcp, TCP_HLEN) &&
 		    bpf_skb_load_bytes(skb, l2 + p->ip.ihl * 4, &p->tcp, 4))
 			return PACKET_OTHER;
+		p->header_len = p->tcp.doff * 4;
+		total = p->ip.ihl * 4 + p->header_len;
+		p->payload = bpf_ntohs(p->ip.tot_len) > total ? bpf_ntohs(p->ip.tot_len) - total : 0;
 		return p->ip.ihl != 5 ? PACKET_TCP_OPTIONS : PACKET_TCP_FRAGMENT;
 	}
 	if (bpf_skb_load_bytes(skb, l2 + IP_HLEN, &p->tcp, TCP_HLEN))

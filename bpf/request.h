@@ -17,7 +17,7 @@ enum request_result {
 	REQUEST_OK,
 	REQUEST_NONE,			/* no connection in this state: not steer's */
 	REQUEST_NOBODYS,		/* no connection at all */
-	REQUEST_ACCEPTED,		/* a socket that has read nothing yet */
+	REQUEST_ACCEPTED,		/* a socket that has read nothing yet, or will be */
 	REQUEST_ODD,			/* one with options that steer does not know */
 };
 
@@ -55,11 +55,12 @@ static __always_inline enum request_result request_fields(const struct tcp_reque
 	return REQUEST_OK;
 }
 
-static __always_inline int request_is_unread(struct bpf_sock *sock)
+/* Is this packet the first that it will read? A blind sender does not know its number. */
+static __always_inline int request_is_unread(struct bpf_sock *sock, const struct packet *p)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sock);
 
-	return tcp && !BPF_CORE_READ(tcp, bytes_received);
+	return tcp && !BPF_CORE_READ(tcp, bytes_received) && BPF_CORE_READ(tcp, rcv_nxt) == bpf_ntohl(p->tcp.seq);
 }
 
 /* What they agreed on, into @store. */
@@ -78,8 +79,8 @@ static __always_inline enum request_result request_find(struct __sk_buff *skb, s
 		return REQUEST_NONE;
 	if (sock->state == BPF_TCP_LISTEN)
 		result = is_nobodys(sock, &p->ip, IP_HLEN, &p->tcp) ? REQUEST_NOBODYS : REQUEST_ACCEPTED;
-	/* The handshake's last packet may be with another CPU still (tcp_get_cookie_sock() in net/ipv4/syncookies.c). */
-	if ((sock->state == BPF_TCP_ESTABLISHED || sock->state == BPF_TCP_SYN_RECV) && request_is_unread(sock))
+	/* SYN_RECV: the handshake's last packet is with another CPU still (net/ipv4/syncookies.c), or not there (Fast Open). */
+	if ((sock->state == BPF_TCP_ESTABLISHED || sock->state == BPF_TCP_SYN_RECV) && request_is_unread(sock, p))
 		result = REQUEST_ACCEPTED;
 	if (sock->state == BPF_TCP_NEW_SYN_RECV) {
 		rq = bpf_skc_to_tcp_request_sock(sock);

@@ -236,7 +236,7 @@ __separate int client_ipv6(struct __sk_buff *skb)
 	if (nobody_v6(skb, &ip, &tcp) == TC_ACT_SHOT)
 		return TC_ACT_SHOT;
 	len = bpf_ntohs(ip.payload_len);
-	if (len > tcp.doff * 4 && is_hello(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4, len - tcp.doff * 4))
+	if (tcp.doff >= 5 && len > tcp.doff * 4 && is_hello(skb, ETH_HLEN + sizeof(ip) + tcp.doff * 4, len - tcp.doff * 4))
 		count(PH_REASON_DECLINED_IPV6);
 	return TC_ACT_UNSPEC;
 }

@@ -186,7 +186,7 @@ static enum ph_reason why_relayed(const struct ph_connection *connection)
 		return PH_REASON_ROUTED_STANDARD;
 	if (!set->config->nics[0][0])
 		return PH_REASON_NO_NIC;
-	if (connection->approach->asked_ssl)
+	if (connection->approach->asked_ssl || connection->approach->asked_gss)
 		return PH_REASON_POSTGRES;
 	if (!IN6_IS_ADDR_V4MAPPED(&connection->client_address))
 		return PH_REASON_DECLINED_IPV6;

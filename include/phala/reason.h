@@ -61,7 +61,7 @@
 	X(DECLINED_LONG, "declined-long", "the ClientHello is longer than BPF collects")                     \
 	X(DECLINED_IPV6, "declined-ipv6", "a ClientHello over IPv6: relayed")                                \
 	X(DECLINED_ACCEPTED, "declined-accepted", "the kernel had a socket before the ClientHello: SYN cookies, or it came late") \
-	X(DECLINED_OPTIONS, "declined-options", "TCP options, flags or timestamps that steer does not carry") \
+	X(DECLINED_OPTIONS, "declined-options", "IP or TCP options, flags or timestamps that steer does not carry") \
 	X(DECLINED_CHECKSUM, "declined-checksum", "part of a ClientHello with a wrong TCP checksum")         \
 	X(DECLINED_PIECES, "declined-pieces", "a ClientHello in too many pieces or repeats")                 \
 	X(DECLINED_SLOW, "declined-slow", "a ClientHello that did not become whole in time")                 \
@@ -88,7 +88,7 @@
 	X(SOURCE_LIMIT, "source-limit", "refused: the client has as many connections as it may have")          \
 	/* why a worker carries what could have been the kernel's: told of connections, not counted */        \
 	X(NO_NIC, "no-nic", "no Nic is configured: everything is relayed")                                   \
-	X(POSTGRES, "postgres", "PostgreSQL asks for TLS before its ClientHello: relayed")                         \
+	X(POSTGRES, "postgres", "PostgreSQL asks for TLS or GSS before its ClientHello: relayed")                  \
 	/* h2 */                                                                                             \
 	X(MISDIRECTED, "misdirected", "a request for another host than the connection's: answered with 421") \
 	X(H2_MALFORMED, "h2-malformed", "the client's h2 cannot be followed")                                \

@@ -7,7 +7,8 @@ import os, signal, subprocess
 
 from lab import tls
 from lab.lab import DOMAIN, SLOW, wait_until
-from rows import Topic, equal, expect, passthrough_pair, read_exactly, standard_pair
+from passthrough import GSS_REQUEST
+from rows import Topic, accept, equal, expect, listening, passthrough_pair, read_exactly, standard_pair
 
 
 def setup(lab):
@@ -46,6 +47,19 @@ def long_hello(lab):
     return passthrough_pair(lab, "alpha1-8003s", "alpha1", 8003, pad=9000)
 
 
+def after_gss(lab):
+    """PostgreSQL asks for GSS, is declined, and speaks TLS at once (sslnegotiation=direct)."""
+    hello = tls.records(tls.client_hello(tls.sni(f"alpha1-8005s.{DOMAIN}")))
+    with listening(lab, "alpha1", 8005) as listener:
+        client = lab.connect()
+        client.sendall(GSS_REQUEST)
+        equal(read_exactly(client, 1), b"N", "GSS")
+        client.sendall(hello)
+        cvm = accept(listener)
+    equal(read_exactly(cvm, len(hello)), hello, "the hello at the CVM")
+    return client, cvm
+
+
 def standard(lab):
     client, cvm = standard_pair(lab, "alpha1-8004", "alpha1", 8004)
     return client.sock, cvm
@@ -54,6 +68,7 @@ def standard(lab):
 @topic.row("SYN cookies", make=with_cookies, label="alpha1-8001s", reason="declined-accepted")
 @topic.row("IPv6", make=over_ipv6, label="alpha1-8002s", reason="declined-ipv6")
 @topic.row("a hello that is too long for steer", make=long_hello, label="alpha1-8003s", reason="declined-long")
+@topic.row("PostgreSQL that asked for GSS before its hello", make=after_gss, label="alpha1-8005s", reason="postgres")
 @topic.row("standard mode", make=standard, label="alpha1-8004", reason="routed-standard", mode="standard")
 def _(lab, make, label, reason, mode="passthrough"):
     client, cvm = make(lab)

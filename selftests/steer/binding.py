@@ -318,6 +318,8 @@ def cookies(place):
         for first, rest, hellos in ((HELLO, b"", 1), (HELLO[:1], HELLO[1:], 1), (HELLO[:5], HELLO[5:], 1), (b"GET / HTTP/1.1\r\n\r\n", b"", 0),
                                     (b"G", b"ET / HTTP/1.1\r\n\r\n", 0)):
             before, client = accepted(place), place.raw()
+            # Else the hello may come at the same time as the handshake's end, and be lost: a raw client sends it once.
+            wait_until(lambda: place.established(client.sport), 2, "its socket")
             client.send_at(0, first)
             if rest:
                 client.send_at(len(first), rest)

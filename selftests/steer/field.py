@@ -321,6 +321,10 @@ class Field:
         """Request socks and others that the gateway has beside listeners."""
         return self.gateway.run(["ss", "-Htan", "state", "syn-recv"]).stdout.splitlines()
 
+    def established(self, port):
+        """The gateway's sockets for that port of a client's."""
+        return self.gateway.run(["ss", "-Htn", "state", "established", "dport", "=", f":{port}"]).stdout.splitlines()
+
     def close(self):
         self.stand.process.stdin.close()
         self.stand.process.wait(20)

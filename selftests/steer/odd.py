@@ -199,6 +199,18 @@ def fragments(place):
     equal((counted.get("dropped-fragment"), counted.get("dropped-ip-options")), (2, 2), f"counted {counted}")
 
 
+@row(rows, "a hello with IP options: a worker has it, and the reason is counted")
+def hello_options(place):
+    before, client = place.stand.reasons(), place.raw()
+    client.send_at(0, HELLO, ip_options=b"\x07\x07\4\0\0\0\0\0")
+    client.sent(len(HELLO))
+    equal(client.read(5)[:5], b"RELAY", "who answered")
+    client.send(b"x", ip_options=b"\x07\x07\4\0\0\0\0\0")     # no hello
+    counted = place.stand.since(before)
+    equal(counted.get("declined-options"), 1, f"counted {counted}")
+    client.reset()
+
+
 @row(rows, "TTL: one less each way, and dropped at its end")
 def ttl(place):
     client, cvm, syn = bound(place)
