@@ -274,7 +274,7 @@ static void test_crowd(void)
 static void test_stranger(void)
 {
 	unsigned before = requests;
-	int status = 0;
+	int status = -1;
 	pid_t pid;
 
 	if (geteuid()) {
@@ -296,7 +296,7 @@ static void test_stranger(void)
 		poll(&poll_fd, 1, 10000);
 		_exit(recv(poll_fd.fd, &byte, 1, MSG_DONTWAIT) > 0 ? 3 : 0);
 	}
-	for (int i = 0; i < 1000 && !waitpid(pid, &status, WNOHANG); i++) {
+	for (int i = 0; i < 30000 && !waitpid(pid, &status, WNOHANG); i++) {
 		settle();
 		usleep(1000);
 	}

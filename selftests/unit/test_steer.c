@@ -1091,9 +1091,9 @@ static void test_closing(void)
 		{ "both FINs, one acknowledged, and silence",
 		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, PH_FLOW_CLOSING_MS, ENDED },
 		{ "the same, but not for long enough",
-		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, PH_FLOW_CLOSING_MS - 10000, SPLICED },
+		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, PH_FLOW_CLOSING_MS / 2, SPLICED },
 		{ "a reset overtakes data, which comes", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 } }, PH_FLOW_CLOSING_MS, ENDED },
-		{ "... but not for long enough", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 } }, PH_FLOW_CLOSING_MS - 10000, SPLICED },
+		{ "... but not for long enough", { { ME, RST, 0, 100, 0 }, { ME, ACK, 100, 0, 0 } }, PH_FLOW_CLOSING_MS / 2, SPLICED },
 		{ "... in two, the first late",
 		  { { ME, RST, 0, 100, 0 }, { ME, ACK, 50, 50, 0 }, { ME, ACK, 50, 0, 0 } }, PH_FLOW_CLOSING_MS, ENDED },
 		{ "... and some is missing", { { ME, RST, 0, 100, 0 }, { ME, ACK, 50, 0, 0 } }, PH_FLOW_CLOSING_MS, SPLICED },
@@ -1119,8 +1119,8 @@ static void test_closing(void)
 		grow_old(&flows[i], closings[i / 2].silent_ms);
 	}
 	ktap_ok(sweep_all(flows, COUNT), "the timer passes by");
-	for (int i = 0; i < COUNT; i++)
-		ktap_ok(flows[i].splice.state == closings[i / 2].then, "closing, the %s first: %s: %s", i % 2 ? "CVM" : "client",
+	for (int i = 0; i < COUNT; i++)		/* one that has ended may have rested too, meanwhile */
+		ktap_ok((flows[i].splice.state == SPLICED) == (closings[i / 2].then == SPLICED), "closing, the %s first: %s: %s", i % 2 ? "CVM" : "client",
 			closings[i / 2].name, closings[i / 2].then == ENDED ? "over" : "open");
 }
 
