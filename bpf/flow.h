@@ -619,6 +619,15 @@ static __always_inline int way_has_reset(const struct ph_flow_way *way)
 	return way->has_reset && way->end == way->reset;
 }
 
+/*
+ * FIN and its acknowledgement both ways. Of two ends that are through at the same time, on two CPUs, each may miss what the
+ * other has said, and neither says any more: sweep sees both.
+ */
+static __always_inline int ways_have_ended(const struct ph_flow_way *one, const struct ph_flow_way *other)
+{
+	return one->has_fin && other->has_fin && seq_reaches(one->ack, other->fin) && seq_reaches(other->ack, one->fin);
+}
+
 /* Both FINs came by. An end that is through with it may vanish without a word, and the last acknowledgement get lost. */
 static __always_inline int flow_is_closing(const struct ph_flow *flow)
 {
@@ -634,6 +643,8 @@ static __always_inline __u64 flow_due_ns(const struct ph_flow *flow, const struc
 	case PH_FLOW_BINDING:
 		return flow->begun_ns + (PH_COLLECT_TIMEOUT_MS + PH_BIND_TIMEOUT_MS) * NSEC_PER_MSEC;
 	case PH_FLOW_SPLICED:
+		if (ways_have_ended(&flow->client, &flow->cvm))
+			return 0;
 		return flow_last_ns(flow) + (flow_is_closing(flow) ? PH_FLOW_CLOSING_MS * NSEC_PER_MSEC
 					     : flow_idle_ns(flow, steer) + PH_IDLE_GRACE_MS * NSEC_PER_MSEC);
 	default:

@@ -238,8 +238,7 @@ static __always_inline enum splice_news splice_watch(const struct packet *p, str
 		me->fin = end;
 		me->has_fin = 1;
 	}
-	return me->has_fin && other->has_fin && seq_reaches(me->ack, other->fin) && seq_reaches(other->ack, me->fin)
-	       ? SPLICE_FINISHED : SPLICE_NOTHING;
+	return ways_have_ended(me, other) ? SPLICE_FINISHED : SPLICE_NOTHING;
 }
 
 /* @flow, if that end has reset it, or somebody in its name; else NULL. */
@@ -249,18 +248,28 @@ static __always_inline const struct ph_flow *splice_reset_by(const struct ph_flo
 	return splice->flags & PH_FLOW_RESET && flow->ended_by_cvm == cvm ? flow : NULL;
 }
 
-/* The flow is over, if nobody else said so meanwhile. By itself, for its stack: those who call it have much of their own. */
+/*
+ * The flow is over, if nobody else said so meanwhile. What is not told here, for want of the lock, sweep finds. By itself,
+ * for its stack: those who call it have much of their own.
+ */
 __separate int splice_end(__u32 slot, __u32 generation, __u32 news, __u32 by_cvm)
 {
 	struct ph_flow *flow = flow_at(slot);
 	struct ph_flow_way *me;
 
-	if (!flow || !flow_lock(flow))
+	if (!flow)
 		return 0;
+	me = by_cvm ? &flow->cvm : &flow->client;
+	if (!flow_lock(flow)) {
+		if (news == SPLICE_RESET && READ_ONCE(flow->splice.generation) == generation) {
+			me->reset = me->end;
+			WRITE_ONCE(me->has_reset, 1);
+		}
+		return 0;
+	}
 	if (flow->splice.generation == generation && flow->splice.state == PH_FLOW_SPLICED) {
 		flow->ended_by_cvm = by_cvm;
 		if (news == SPLICE_RESET) {
-			me = by_cvm ? &flow->cvm : &flow->client;
 			me->has_reset = 0;
 			me->reset = me->end;
 			flow->other_end = by_cvm ? flow->client.end : flow->cvm.end;

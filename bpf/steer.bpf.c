@@ -99,6 +99,7 @@ static __always_inline int client_reset(struct __sk_buff *skb, struct packet *p)
 }
 
 #define NOT_SPLICED (-3)		/* look at the flow under its lock */
+#define SPLICED_NOW (-4)		/* it is, since a moment ago */
 
 /* A packet of a client that has a flow, which is spliced, else NOT_SPLICED. */
 __separate int client_splice(struct __sk_buff *skb, struct packet *p, __u32 slot)
@@ -179,8 +180,8 @@ __separate int client_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		case PH_FLOW_BINDING:
 			action = begin_more(skb, p, slot);
 			break;
-		case PH_FLOW_SPLICED:	/* since a moment ago; the ends repair the loss */
-			action = drop(PH_REASON_DROPPED_BUSY);
+		case PH_FLOW_SPLICED:
+			action = SPLICED_NOW;
 			break;
 		case PH_FLOW_DECLINED:
 		case PH_FLOW_ENDED:
@@ -300,7 +301,11 @@ int steer_nic(struct __sk_buff *skb)
 			return drop(PH_REASON_DROPPED_BUSY);
 	}
 	action = client_splice(skb, p, slot);
-	return action == NOT_SPLICED ? client_state(skb, p, slot) : action;
+	if (action == NOT_SPLICED)
+		action = client_state(skb, p, slot);
+	if (action == SPLICED_NOW)
+		action = client_splice(skb, p, slot);
+	return action == NOT_SPLICED ? drop(PH_REASON_DROPPED_BUSY) : action;
 }
 
 /*
@@ -392,8 +397,8 @@ __separate int cvm_state(struct __sk_buff *skb, struct packet *p, __u32 slot)
 		case PH_FLOW_BINDING:
 			action = bind_from_cvm(skb, p, slot);
 			break;
-		case PH_FLOW_SPLICED:	/* since a moment ago; the ends repair the loss */
-			count(PH_REASON_DROPPED_BUSY);
+		case PH_FLOW_SPLICED:
+			action = SPLICED_NOW;
 			break;
 		case PH_FLOW_ENDED:
 		case PH_FLOW_KILLED:
@@ -518,7 +523,11 @@ int steer_tunnel(struct __sk_buff *skb)
 	if (kind == PACKET_TCP_FRAGMENT)
 		return cvm_odd(skb, p, flow, PH_REASON_DROPPED_FRAGMENT, PH_GUARD_FRAGMENT);
 	action = cvm_splice(skb, p, slot);
-	return action == NOT_SPLICED ? cvm_state(skb, p, slot) : action;
+	if (action == NOT_SPLICED)
+		action = cvm_state(skb, p, slot);
+	if (action == SPLICED_NOW)
+		action = cvm_splice(skb, p, slot);
+	return action == NOT_SPLICED ? drop(PH_REASON_DROPPED_BUSY) : action;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -1124,6 +1124,51 @@ static void test_closing(void)
 			closings[i / 2].name, closings[i / 2].then == ENDED ? "over" : "open");
 }
 
+/* An end that nobody was told of, for the flow's lock was not to be had: the timer makes up for it. */
+static void test_missed(void)
+{
+	static const struct {
+		const char *name;
+		struct step before[STEPS], held[STEPS], after[STEPS];
+		uint32_t silent_ms;
+		bool lives;
+	} missed[] = {
+		{ "FIN and its acknowledgement both ways",
+		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, { { OTHER, ACK, 0, 1, 1 } },
+		  { { 0 } }, 0, false },
+		{ "the same, but the last one is lost",
+		  { { ME, FIN | ACK, 0, 0, 0 }, { OTHER, FIN | ACK, 0, 0, 0 }, { ME, ACK, 0, 1, 1 } }, { { 0 } }, { { 0 } }, 0, true },
+		{ "a reset, and silence", { { 0 } }, { { ME, RST, 0, 0, 0 } }, { { 0 } }, PH_FLOW_CLOSING_MS, false },
+		{ "a reset, but not for long enough", { { 0 } }, { { ME, RST, 0, 0, 0 } }, { { 0 } }, PH_FLOW_CLOSING_MS / 2, true },
+		{ "a reset, and then more data", { { 0 } }, { { ME, RST, 0, 0, 0 } }, { { ME, ACK, 100, 0, 0 } }, PH_FLOW_CLOSING_MS,
+		  true },
+	};
+	enum { COUNT = 2 * sizeof(missed) / sizeof(missed[0]) };
+	struct ph_flow flows[COUNT];
+	uint32_t slot = SLOT;
+
+	for (int i = 0; i < COUNT; i++) {
+		set_world();
+		set_flow(SPLICED);
+		do_steps(missed[i / 2].before, i % 2);
+		flows[i] = get_flow();
+		flows[i].lock = 1;
+		bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flows[i], 0);
+		do_steps(missed[i / 2].held, i % 2);
+		flows[i] = get_flow();
+		flows[i].lock = 0;
+		bpf_map_update_elem(fd_of(skel->maps.ph_flows), &slot, &flows[i], 0);
+		do_steps(missed[i / 2].after, i % 2);
+		flows[i] = get_flow();
+		ktap_ok(flows[i].splice.state == SPLICED, "missed, of the %s: %s: nobody knows yet", i % 2 ? "CVM" : "client", missed[i / 2].name);
+		grow_old(&flows[i], missed[i / 2].silent_ms);
+	}
+	ktap_ok(sweep_all(flows, COUNT), "the timer passes by");
+	for (int i = 0; i < COUNT; i++)
+		ktap_ok((flows[i].splice.state == SPLICED) == missed[i / 2].lives, "missed, of the %s: %s: %s", i % 2 ? "CVM" : "client",
+			missed[i / 2].name, missed[i / 2].lives ? "open" : "over");
+}
+
 /* The second packet of a hello that is a worker's, while others hold the lock of the client's address, or not. */
 static void test_workers(bool held)
 {
@@ -1312,6 +1357,7 @@ int main(void)
 	test_workers(true);
 	test_life();
 	test_closing();
+	test_missed();
 	test_kill_held();
 	test_full();
 	ph_steer_bpf__destroy(skel);
