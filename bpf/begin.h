@@ -80,7 +80,10 @@ __separate int to_worker(struct __sk_buff *skb, struct packet *p, __u32 hello)
 
 #define TLS_HANDSHAKE 22
 
-/* Do the @len bytes at @at begin as a ClientHello does (hello.h), as far as they go? */
+/*
+ * Do the @len bytes at @at begin as a ClientHello does (hello.h), as far as they go? Where no socket is asked whether they
+ * are its first, a lone byte within a stream may look so.
+ */
 static __always_inline int is_hello(struct __sk_buff *skb, __u32 at, __u32 len)
 {
 	__u8 first[8] = { TLS_HANDSHAKE, 3, [5] = 1 };
@@ -314,7 +317,7 @@ __separate int begin(struct __sk_buff *skb, struct packet *p)
 
 	if (!p || !steer || !(steer->flags & PH_STEER_ON) || !p->tcp.ack || p->tcp.rst || !is_our_port(steer, p->tcp.dest))
 		return TC_ACT_UNSPEC;
-	if (p->ip.ihl != 5)
+	if (p->ip.ihl != 5 && p->payload && !p->tcp.syn && p->tcp.doff >= 5 && request_awaits(skb, p))
 		count_decline(skb, p, PH_REASON_DECLINED_OPTIONS);
 	if (p->tcp.syn || !p->payload || p->ip.ihl != 5)
 		return nobody_bare(skb, p);

@@ -9,7 +9,7 @@
  *   BINDING     -> SPLICED     an instance answered
  *               -> DECLINED    none did
  *   SPLICED     -> ENDED       FIN and its acknowledgement both ways, or RST; or silence behind FIN both ways, or behind an
- *                              early RST
+ *                              early RST or one for which the lock was not to be had
  *               -> KILLED      idle for too long, instance removed, operator
  *   ENDED       -> SPLICED     the reset was forged
  *               -> KILLED      the client begins anew from the same port, or the instance was removed
@@ -570,6 +570,7 @@ static __always_inline void flow_recount(struct ph_flow *flow)
 /* ENDED by a reset that was forged. */
 static __always_inline void flow_revive(struct ph_flow *flow)
 {
+	(flow->ended_by_cvm ? &flow->cvm : &flow->client)->has_reset = 0;
 	flow->splice.flags &= ~PH_FLOW_RESET;
 	WRITE_ONCE(flow->splice.state, PH_FLOW_SPLICED);
 	flow_recount(flow);
@@ -613,15 +614,15 @@ static __always_inline __u64 flow_idle_ns(const struct ph_flow *flow, const stru
 	return flow->idle_ms ? flow->idle_ms * NSEC_PER_MSEC : steer->idle_ns;
 }
 
-/* A reset that came early, and all that it had overtaken. */
+/* A reset that came early, and all that it had overtaken; or one that could not be told at once (splice_end()). */
 static __always_inline int way_has_reset(const struct ph_flow_way *way)
 {
 	return way->has_reset && way->end == way->reset;
 }
 
 /*
- * FIN and its acknowledgement both ways. Of two ends that are through at the same time, on two CPUs, each may miss what the
- * other has said, and neither says any more: sweep sees both.
+ * FIN and its acknowledgement both ways. Of two ends that are through at the same time, on two CPUs, each may miss what
+ * the other has said, and neither says any more: sweep sees both.
  */
 static __always_inline int ways_have_ended(const struct ph_flow_way *one, const struct ph_flow_way *other)
 {
@@ -662,6 +663,11 @@ static __always_inline void flow_expire(struct ph_flow *flow, __u32 slot)
 		flow_decline(flow, PH_REASON_DECLINED_UNANSWERED);
 		return;
 	case PH_FLOW_SPLICED:
+		if (ways_have_ended(&flow->client, &flow->cvm)) {
+			flow->ended_by_cvm = 0;
+			flow_end(flow, PH_FLOW_ENDED, PH_REASON_CLOSED);
+			return;
+		}
 		flow->ended_by_cvm = way_has_reset(&flow->cvm);
 		if (way_has_reset(&flow->client) || flow->ended_by_cvm)
 			flow_end(flow, PH_FLOW_ENDED, flow->ended_by_cvm ? PH_REASON_CVM_RESET : PH_REASON_CLIENT_RESET);

@@ -45,7 +45,7 @@ static __always_inline __u32 is_zero(__u32 x)
 enum packet_kind {
 	PACKET_OTHER,			/* nothing to steer */
 	PACKET_TCP,
-	PACKET_TCP_OPTIONS,		/* with IP options: ip and the ports are set */
+	PACKET_TCP_OPTIONS,		/* with IP options: ip, the ports and lengths are set */
 	PACKET_TCP_FRAGMENT,		/* the same, for a first fragment */
 	PACKET_ICMP,			/* ip is set */
 	PACKET_IPV6,

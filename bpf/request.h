@@ -17,7 +17,7 @@ enum request_result {
 	REQUEST_OK,
 	REQUEST_NONE,			/* no connection in this state: not steer's */
 	REQUEST_NOBODYS,		/* no connection at all */
-	REQUEST_ACCEPTED,		/* a socket that has read nothing yet, or will be */
+	REQUEST_ACCEPTED,		/* a socket that has read nothing yet, or what will be one */
 	REQUEST_ODD,			/* one with options that steer does not know */
 };
 
@@ -55,12 +55,39 @@ static __always_inline enum request_result request_fields(const struct tcp_reque
 	return REQUEST_OK;
 }
 
-/* Is this packet the first that it will read? A blind sender does not know its number. */
-static __always_inline int request_is_unread(struct bpf_sock *sock, const struct packet *p)
+/* Is this packet the first that the socket will read? A blind sender does not know its number. */
+static __always_inline int request_reads_next(struct bpf_sock *sock, const struct packet *p)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sock);
 
 	return tcp && !BPF_CORE_READ(tcp, bytes_received) && BPF_CORE_READ(tcp, rcv_nxt) == bpf_ntohl(p->tcp.seq);
+}
+
+/* Is there a connection whose first data this is? Asked of a packet with IP options, which steer does not take. */
+__separate int request_awaits(struct __sk_buff *skb, struct packet *p)
+{
+	struct tcp_request_sock *rq;
+	struct bpf_sock_tuple tuple;
+	struct bpf_sock *sock;
+	int awaits = 0;
+
+	if (!p)
+		return 0;
+	tuple.ipv4.saddr = p->ip.saddr;
+	tuple.ipv4.daddr = p->ip.daddr;
+	tuple.ipv4.sport = p->tcp.source;
+	tuple.ipv4.dport = p->tcp.dest;
+	sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!sock)
+		return 0;
+	if (sock->state == BPF_TCP_ESTABLISHED || sock->state == BPF_TCP_SYN_RECV)
+		awaits = request_reads_next(sock, p);
+	if (sock->state == BPF_TCP_NEW_SYN_RECV) {
+		rq = bpf_skc_to_tcp_request_sock(sock);
+		awaits = rq && BPF_CORE_READ(rq, rcv_isn) + 1 == bpf_ntohl(p->tcp.seq);
+	}
+	bpf_sk_release(sock);
+	return awaits;
 }
 
 /* What they agreed on, into @store. */
@@ -79,8 +106,8 @@ static __always_inline enum request_result request_find(struct __sk_buff *skb, s
 		return REQUEST_NONE;
 	if (sock->state == BPF_TCP_LISTEN)
 		result = is_nobodys(sock, &p->ip, IP_HLEN, &p->tcp) ? REQUEST_NOBODYS : REQUEST_ACCEPTED;
-	/* SYN_RECV: the handshake's last packet is with another CPU still (net/ipv4/syncookies.c), or not there (Fast Open). */
-	if ((sock->state == BPF_TCP_ESTABLISHED || sock->state == BPF_TCP_SYN_RECV) && request_is_unread(sock, p))
+	/* SYN_RECV: the handshake's last packet is with another CPU (net/ipv4/syncookies.c), or not there (Fast Open). */
+	if ((sock->state == BPF_TCP_ESTABLISHED || sock->state == BPF_TCP_SYN_RECV) && request_reads_next(sock, p))
 		result = REQUEST_ACCEPTED;
 	if (sock->state == BPF_TCP_NEW_SYN_RECV) {
 		rq = bpf_skc_to_tcp_request_sock(sock);

@@ -235,8 +235,8 @@ static __always_inline enum splice_news splice_watch(const struct packet *p, str
 			me->window_end = window_end;
 	}
 	if (p->tcp.fin && !me->has_fin) {
-		me->fin = end;
-		me->has_fin = 1;
+		WRITE_ONCE(me->fin, end);	/* sweep looks at both */
+		WRITE_ONCE(me->has_fin, 1);
 	}
 	return ways_have_ended(me, other) ? SPLICE_FINISHED : SPLICE_NOTHING;
 }
@@ -249,8 +249,9 @@ static __always_inline const struct ph_flow *splice_reset_by(const struct ph_flo
 }
 
 /*
- * The flow is over, if nobody else said so meanwhile. What is not told here, for want of the lock, sweep finds. By itself,
- * for its stack: those who call it have much of their own.
+ * The flow is over, if nobody else said so meanwhile. What cannot be told here, for want of the lock, sweep finds: FINs at
+ * its next turn, a reset after PH_FLOW_CLOSING_MS of silence. By itself, for its stack: those who call it have much of
+ * their own.
  */
 __separate int splice_end(__u32 slot, __u32 generation, __u32 news, __u32 by_cvm)
 {
@@ -261,7 +262,8 @@ __separate int splice_end(__u32 slot, __u32 generation, __u32 news, __u32 by_cvm
 		return 0;
 	me = by_cvm ? &flow->cvm : &flow->client;
 	if (!flow_lock(flow)) {
-		if (news == SPLICE_RESET && READ_ONCE(flow->splice.generation) == generation) {
+		if (news == SPLICE_RESET && READ_ONCE(flow->splice.generation) == generation &&
+		    READ_ONCE(flow->splice.state) == PH_FLOW_SPLICED) {
 			me->reset = me->end;
 			WRITE_ONCE(me->has_reset, 1);
 		}

@@ -98,6 +98,8 @@ int ph_ctl_maps_open(const struct ph_ctl *ctl, struct ph_maps **ret_maps);
 uint64_t ph_ctl_boot_now_ns(void);
 /* Seconds since @then_ns, to the millisecond; 0 when that is still to come. */
 double ph_ctl_age_s(uint64_t now_ns, uint64_t then_ns);
+/* Is a device of that number here, and not up? None may be another network namespace's. */
+bool ph_ctl_is_down(uint32_t ifindex);
 
 /* @id may be anything. Return: whether it is one of that kind. */
 bool ph_ctl_find_id(const struct ph_maps *maps, const char *id, enum ph_id_kind kind, struct ph_id *ret_id);

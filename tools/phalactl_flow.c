@@ -112,7 +112,7 @@ static void print_list(const struct ph_json *json)
 	       relayed == 1 ? "" : "s");
 }
 
-/* None is what an id that nobody has gets, too, but who mistyped it is to know. */
+/* An id that nobody has lists nothing, as one without connections does: who mistyped it is told. */
 static void say_unknown(const struct ph_maps *maps, const char *id, const char *noun, enum ph_id_kind kind)
 {
 	struct ph_id found;

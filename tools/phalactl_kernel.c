@@ -258,6 +258,8 @@ const char *ph_ctl_kernel_closed(const struct ph_maps *maps, const struct ph_flo
 		return ph_ctl_reasons[PH_REASON_MANAGER_STALE].text;
 	if (!gateway.tunnel_ifindex)
 		return "there is no tunnel device";
+	if (ph_ctl_is_down(gateway.tunnel_ifindex))
+		return "the tunnel's device is down";
 	if (!is_attached(gateway.tunnel_ifindex))
 		return "steer is on no device of this network namespace that clients come in on";
 	if (is_full(flows, &steer))

@@ -5,11 +5,8 @@
 #include "phalactl_flow.h"
 
 #include <arpa/inet.h>
-#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <log.h>
 #include <phala/hello.h>
@@ -101,23 +98,6 @@ static bool is_at_limit(const struct ph_maps *maps, const struct ph_route *route
 	return ph_maps_app_flows(maps, &app) + ph_maps_relayed_by_all(maps, &key) >= limit;
 }
 
-/* Whoever keeps an external one may have set it down. Of another namespace's device nothing can be told: it counts as up. */
-static bool is_tunnel_up(const struct ph_maps *maps)
-{
-	uint32_t ifindex = maps->gateway->tunnel_ifindex;
-	struct ifreq device = { 0 };
-	bool is_down;
-	int fd;
-
-	if (!ifindex || !if_indextoname(ifindex, device.ifr_name))
-		return ifindex;
-	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	is_down = fd >= 0 && !ioctl(fd, SIOCGIFFLAGS, &device) && !(device.ifr_flags & IFF_UP);
-	if (fd >= 0)
-		close(fd);
-	return !is_down;
-}
-
 static void judge(const struct ph_maps *maps, const char *name, struct verdict *verdict)
 {
 	struct ph_hello hello;
@@ -130,7 +110,8 @@ static void judge(const struct ph_maps *maps, const char *name, struct verdict *
 		verdict->parsed = verdict->route.name.id[0];
 		verdict->known_id = verdict->route.id.kind;
 	}
-	if (verdict->reason == PH_REASON_COUNT && !is_tunnel_up(maps))
+	if (verdict->reason == PH_REASON_COUNT && (!maps->gateway->tunnel_ifindex ||
+						   ph_ctl_is_down(maps->gateway->tunnel_ifindex)))
 		verdict->reason = PH_REASON_CVM_UNREACHABLE;
 	if (verdict->reason == PH_REASON_COUNT && is_at_limit(maps, &verdict->route))
 		verdict->reason = PH_REASON_APP_LIMIT;
@@ -201,7 +182,7 @@ static struct ph_json *manager_json(const struct ph_maps *maps)
 		ph_json_set(manager, "health_age_s", NULL);
 	ph_json_set_real(manager, "grace_s", gateway.manager_grace_ns / 1e9);
 	ph_json_set_bool(manager, "tunnel_device", gateway.tunnel_ifindex);
-	ph_json_set_bool(manager, "tunnel_up", is_tunnel_up(maps));
+	ph_json_set_bool(manager, "tunnel_down", ph_ctl_is_down(gateway.tunnel_ifindex));
 	ph_json_set_bool(manager, "tunnel_external", gateway.flags & PH_GATEWAY_EXTERNAL);
 	return manager;
 }
@@ -279,7 +260,7 @@ static void print_manager(const struct ph_json *manager)
 		printf("manager   fresh: health was refreshed %s ago\n", age);
 	if (!ph_json_bool(manager, "tunnel_device", false))
 		printf("tunnel    there is no tunnel device\n");
-	else if (!ph_json_bool(manager, "tunnel_up", false))
+	else if (ph_json_bool(manager, "tunnel_down", false))
 		printf("tunnel    the device is down\n");
 	else if (ph_json_bool(manager, "tunnel_external", false))
 		printf("tunnel    external: every instance counts as healthy\n");

@@ -5,8 +5,11 @@
 #include "phalactl.h"
 
 #include <arpa/inet.h>
+#include <net/if.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <route.h>
 
@@ -126,15 +129,34 @@ bool ph_ctl_slot(const struct ph_maps *maps, uint32_t slot, struct ph_instance *
 	return false;
 }
 
+bool ph_ctl_is_down(uint32_t ifindex)
+{
+	struct ifreq device = { 0 };
+	bool is_down;
+	int fd;
+
+	if (!if_indextoname(ifindex, device.ifr_name))
+		return false;
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	is_down = fd >= 0 && !ioctl(fd, SIOCGIFFLAGS, &device) && !(device.ifr_flags & IFF_UP);
+	if (fd >= 0)
+		close(fd);
+	return is_down;
+}
+
 bool ph_ctl_find_id(const struct ph_maps *maps, const char *id, enum ph_id_kind kind, struct ph_id *ret_id)
 {
 	char key[PH_ID_SIZE] __attribute__((aligned(8))) = "";
+	struct ph_id found;
 	size_t len = strlen(id);
 
 	if (len >= sizeof(key))
 		return false;
 	memcpy(key, id, len);
-	return !ph_maps_find_id(maps, key, ret_id) && ret_id->kind == kind;
+	if (ph_maps_find_id(maps, key, &found) || found.kind != kind)
+		return false;
+	*ret_id = found;
+	return true;
 }
 
 bool ph_ctl_instance(const struct ph_maps *maps, const struct ph_ref *ref, struct ph_instance *ret_instance)

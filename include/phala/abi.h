@@ -211,7 +211,7 @@ struct ph_flow_way {
 	__u16 has_reset;
 	union {
 		__u32 first_time;	/* the CVM's, until it says more: TSval of its SYN-ACK, all that can be echoed */
-		__u32 reset;		/* has_reset: that of one that came before its data; of an end that has reset it: its end then */
+		__u32 reset;		/* has_reset: that of one that came before its data or was missed; of an end that has reset it: its end then */
 	};
 	__u64 told_packets;		/* what of it is in ph_load already */
 	__u64 told_bytes;

@@ -74,7 +74,7 @@
 #define PH_IDLE_GRACE_MS 20000		/* after which an idle flow ends even if no manager told its ends */
 #define PH_FLOW_REST_MS 5000		/* how long a flow that is over keeps its slot and answers stragglers */
 #define PH_RESETS_S 1000		/* packets of no connection that are answered in a second, all clients' together */
-#define PH_FLOW_CLOSING_MS 150000	/* silence behind both FINs, or an early RST, that ends a flow: longer than between retransmissions */
+#define PH_FLOW_CLOSING_MS 150000	/* silence behind both FINs, or an early or missed RST, that ends a flow: longer than between retransmissions */
 #define PH_FLOW_REVIVE_MS 500		/* a reset by an end that shows to live so long after it was forged */
 
 /* Guard. */

@@ -5,7 +5,7 @@ import socket, struct, threading, time
 from binding import HELLO, bound, fake
 from ends import is_alive, spliced
 from field import CLIENT, GATEWAY, PORT, RAW, SLOW, equal, expect, hello, netns, receive, row
-from rawtcp import ACK, MASK, SYN, build, internet_sum
+from rawtcp import ACK, MASK, SYN, Client, build, internet_sum
 from transfers import MIB, transfer
 
 rows = []
@@ -202,10 +202,12 @@ def fragments(place):
 @row(rows, "a hello with IP options: a worker has it, and the reason is counted")
 def hello_options(place):
     before, client = place.stand.reasons(), place.raw()
-    client.send_at(0, HELLO, ip_options=b"\x07\x07\4\0\0\0\0\0")
+    record_route = b"\x07\x07\4\0\0\0\0\0"
+    Client(place.wire, "192.0.2.77", GATEWAY, PORT).send_at(0, HELLO, ip_options=record_route)      # of no connection
+    client.send_at(0, HELLO, ip_options=record_route)
     client.sent(len(HELLO))
     equal(client.read(5)[:5], b"RELAY", "who answered")
-    client.send(b"x", ip_options=b"\x07\x07\4\0\0\0\0\0")     # no hello
+    client.send(b"x", ip_options=record_route)     # no hello
     counted = place.stand.since(before)
     equal(counted.get("declined-options"), 1, f"counted {counted}")
     client.reset()
