@@ -227,7 +227,7 @@ def add(lab, app, instance):
 @topic.row("an exhausted range: refused, those that are there untouched; room again once an address has rested",
            only="native")
 def _(lab):
-    with other_phalad(lab, Tunnel={"CvmRange": "10.9.0.0/30"}, Gateway={"AddressQuarantine": "2s"}):
+    with other_phalad(lab, Tunnel={"CvmRange": "10.9.0.0/30"}, Gateway={"AddressQuarantine": f"{4 * SLOW:.0f}s"}):
         count = 0
         while (done := add(lab, "small", f"small{count}")).returncode == 0:
             count += 1
@@ -240,7 +240,7 @@ def _(lab):
               [(row["instance"], row["address"]) for row in before], "those that are there")
         lab.ctl("cvm", "remove", "small0")
         equal(add(lab, "small", "another").returncode, 1, "exit status while the address rests")
-        wait_until(lambda: add(lab, "small", "another").returncode == 0, 5, "it has rested")
+        wait_until(lambda: add(lab, "small", "another").returncode == 0, 10, "it has rested")
         equal(lab.json("cvm", "show", "another")["address"],
               next(row["address"] for row in before if row["instance"] == "small0"),
               "address")

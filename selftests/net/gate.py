@@ -5,7 +5,7 @@
 """
 import contextlib, json, os, signal, socket, struct
 
-from lab.lab import CLIENT, GATEWAY, GATEWAY6, GUEST, wait_until
+from lab.lab import CLIENT, GATEWAY, GATEWAY6, GUEST, SLOW, wait_until
 from kernel import is_alive, kernel_pair
 from rows import LIMIT, Topic, accept, equal, expect, passthrough_pair, read_exactly, standard_pair
 
@@ -105,7 +105,7 @@ def others_are_untouched(lab):
             equal(server.recv(1), b"x", "what another port gets")
     for address in (GATEWAY, GATEWAY6):
         lab.client.ip("neigh flush dev c0\n")
-        done = lab.client.run(["ping", "-c", "1", "-W", "5", address])
+        done = lab.client.run(["ping", "-c", "1", "-W", int(5 * SLOW), address])
         equal(done.returncode, 0, f"ping of {address}: {done.stdout}")
 
 
@@ -291,14 +291,14 @@ def _(lab):
 @topic.row("expiry: the kernel keeps to it without phalad, and phalad takes it off the list", only="native")
 def _(lab):
     restart(lab, Gate="tc")
-    lab.ctl("deny", "add", CLIENT, "--for", "2s", "--reason", "for a moment")
+    lab.ctl("deny", "add", CLIENT, "--for", f"{4 * SLOW:.0f}s", "--reason", "for a moment")
     row, = lab.json("deny", "list")
     equal((row["prefix"], row["reason"]), (f"{CLIENT}/32", "for a moment"), "the list")
     manager = lab.processes()["manager"]
     os.kill(manager, signal.SIGSTOP)
     try:
         expect(is_shut(lab), "denied")
-        wait_until(lambda: not is_shut(lab), 6, "it is open")
+        wait_until(lambda: not is_shut(lab), 10, "it is open")
         equal(len(lab.json("map", "dump", "deny")), 1, "prefixes in the map: the kernel has forgotten none")
     finally:
         os.kill(manager, signal.SIGCONT)

@@ -6,7 +6,7 @@ from lab import tls
 from lab.lab import DOMAIN, SLOW, wait_until
 from rows import LIMIT, Topic, counted, counters, equal, expect, listening
 
-HELLO_TIMEOUT = 1.0 * max(1, SLOW / 3)
+HELLO_TIMEOUT = max(2, SLOW / 3)
 CONNECT_TIMEOUT = 0.4 * max(1, SLOW / 3)
 
 

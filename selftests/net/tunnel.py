@@ -75,19 +75,18 @@ def _(lab):
     lab.ctl("cvm", "add", "--app", "gamma", "--instance", "gamma0", "--generate-key")
     key = lab.json("cvm", "show", "gamma0")["public_key"]
     worker = lab.processes()["worker 0"]
-    start, latest = time.monotonic(), 0
+    start = time.monotonic()
     os.kill(worker, signal.SIGSTOP)
     try:
         remover = lab.gateway.start([lab.build / "phalactl", "--config", lab.conf, "cvm", "remove", "gamma0"])
         while remover.poll() is None:
-            begun = time.monotonic()
             there = key in wg_show(lab, "allowed-ips")
             if remover.poll() is None:
-                latest = begun - start
-                expect(there, f"the peer went after {latest:.1f} s")
+                expect(there, f"the peer went after {time.monotonic() - start:.1f} s")
+        waited = time.monotonic() - start
     finally:
         os.kill(worker, signal.SIGCONT)
-    expect(latest > 3.5, f"only {latest:.1f} s were waited for the worker")
+    expect(waited > 4.5, f"only {waited:.1f} s were waited for the worker")        # of 5 (PH_FANOUT_TIMEOUT_MS)
     wait_until(lambda: key not in wg_show(lab, "allowed-ips"), 10, "the peer goes")
 
 
@@ -179,7 +178,7 @@ def _(lab):
 @topic.row("a silenced instance goes out of rotation when its handshake is too old, and comes back", only="wireguard",
            seconds=60)
 def _(lab):
-    lab.restart(Gateway={"HealthyFor": "10s"})
+    lab.restart(Gateway={"HealthyFor": f"{max(10, 2 * SLOW):.0f}s"})
     silent, other = lab.cvms["alpha1"], lab.cvms["alpha2"]
     for cvm in (silent, other):
         cvm.handshake()
@@ -231,7 +230,7 @@ def _(lab):
 
 @topic.row("health freezes without a manager, and after ManagerGrace nothing new is routed")
 def _(lab):
-    lab.restart(Gateway={"ManagerGrace": f"{2 * max(1, SLOW / 2):.0f}s"})
+    lab.restart(Gateway={"ManagerGrace": f"{2 * max(2, SLOW / 2):.0f}s"})
     for cvm in lab.cvms.values():
         cvm.handshake()
     lab.wait_healthy()
@@ -240,7 +239,7 @@ def _(lab):
     os.kill(manager, signal.SIGSTOP)    # gone, but not so that the holder starts another
     try:
         works(lab)
-        wait_until(lambda: lab.json("route", f"alpha1.{DOMAIN}", check=False)["reason"] == "manager-stale", 5,
+        wait_until(lambda: lab.json("route", f"alpha1.{DOMAIN}", check=False)["reason"] == "manager-stale", 15,
                    "too old to believe")
         with lab.connect() as sock:
             sock.sendall(tls.records(tls.client_hello(tls.sni(f"alpha1-7606s.{DOMAIN}"))))
