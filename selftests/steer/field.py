@@ -286,7 +286,8 @@ class Field:
     def listen(self):
         listener = self.gateway.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, TCP_DEFER_ACCEPT, 1)
+        # A slow machine's hello comes later: what comes after the deferral is a worker's.
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_DEFER_ACCEPT, max(1, int(SLOW)))
         listener.setsockopt(socket.IPPROTO_TCP, TCP_MAXSEG, self.mtu - 40)
         listener.bind((GATEWAY, PORT))
         listener.listen(4096)
