@@ -328,7 +328,7 @@ class Field:
 
     def close(self):
         self.stand.process.stdin.close()
-        self.stand.process.wait(20)
+        self.stand.process.wait(20 * SLOW)
 
 
 def receive(sock, count):

@@ -249,7 +249,7 @@ def ipv6(place):
     listener.bind(("2001:db8::1", PORT))
     listener.listen()
     before = place.stand.reasons()
-    with place.client.connect("2001:db8::1", PORT, 3) as sock:
+    with place.client.connect("2001:db8::1", PORT, 3 * SLOW) as sock:
         accepted, _ = listener.accept()
         sock.sendall(HELLO)
         equal(accepted.recv(1000), HELLO, "what the listener got")
