@@ -183,7 +183,8 @@ class Client:
         if fast_open:
             options += b"\x22\2"
         self.send(flags=SYN | (ECE | CWR if self.ecn else 0), seq=self.isn, ack=0, options=options)
-        self.synack = self.next(timeout, lambda segment: segment.flags & SYN)
+        # One with another number is for the connection that had this port before, sent again.
+        self.synack = self.next(timeout, lambda segment: segment.flags & SYN and segment.ack == (self.isn + 1) & MASK)
         assert self.synack, "no SYN-ACK"
         self.gateway_isn, self.ack = self.synack.seq, (self.synack.seq + 1) & MASK
         if self.has_times:
