@@ -2,7 +2,7 @@
 """From a whole hello to a CVM's answer, and the ways on when there is none."""
 import socket, time
 
-from field import CHROMIUM, PORT, RAW, GATEWAY, SLOW, equal, expect, hello, mac_of, receive, row, wait_until
+from field import CHROMIUM, GUEST, PORT, RAW, GATEWAY, SLOW, equal, expect, hello, mac_of, receive, row, wait_until
 from rawtcp import ACK, CWR, ECE, MASK, PSH, RST, SYN, Client, Segment, Wire, build
 
 rows = []
@@ -80,7 +80,7 @@ def mirrored(place):
 
 @row(rows, "one SYN for each of 500 connections")
 def one_each(place):
-    cvm = fake(place)
+    cvm, before = fake(place), place.stand.reasons()
     for _ in range(500):
         client = place.raw()
         client.send_at(0, HELLO)
@@ -89,8 +89,9 @@ def one_each(place):
     syns = []
     while segment := cvm.syn(0.3):
         syns.append((segment.source, segment.sport))
-    # Each client's second packet repeats the start of its hello, which asks for the SYN again.
-    equal((len(syns), len(set(syns))), (1000, 500), "SYNs, and ports that they are from")
+    # Each client's second packet repeats the start of its hello, which asks for the SYN again; much later, for a worker.
+    late = place.stand.since(before).get("declined-unanswered", 0) if GUEST else 0
+    expect(len(set(syns)) == 500 and 1000 - late <= len(syns) <= 1000, f"{len(syns)} SYNs from {len(set(syns))} ports, {late} late")
 
 
 @row(rows, "a hello without a handshake, or with wrong numbers, calls nobody")
