@@ -218,7 +218,7 @@ def stopped(place):
 @row(rows, "a thousand short connections, and nothing is left", 90)
 def thousand(place):
     before, each, errors = place.stand.reasons(), many(125), []
-    place.relay = echo                          # for a hello that comes after the deferral, as one in a guest may
+    place.relay = echo                          # for those that a worker has, as it may in a guest
 
     def some():
         try:
@@ -233,9 +233,10 @@ def thousand(place):
         thread.join()
     if errors:
         raise errors[0]
-    late = place.stand.since(before).get("declined-accepted", 0)
-    expect(late <= (8 * each // 10 if GUEST else 0), f"{late} of {8 * each} were late")
-    counted = lambda: [place.stand.since(before).get(reason) for reason in ("spliced", "closed")]
-    wait_until(lambda: counted() == [8 * each - late] * 2, 2, f"{8 * each - late} spliced and closed")
-    wait_until(lambda: not place.stand.flows(), 12, "the table empty")
+    # In a guest some may be late, or wait for a CVM for too long, or lose an end and close by silence.
+    least, silence = (8 * each * 9 / 10, 170 / SLOW) if GUEST else (8 * each, 0)
+    counted = lambda: [place.stand.since(before).get(reason, 0) for reason in ("spliced", "closed")]
+    wait_until(lambda: counted()[0] == counted()[1], max(2, silence), "all that were spliced are closed")
+    expect(least <= counted()[0] <= 8 * each, f"{counted()[0]} of {8 * each} were spliced")
+    wait_until(lambda: not place.stand.flows(), max(12, silence), "the table empty")
     equal([one for one in place.requests() if f" {CLIENT}:" in one], [], "request socks")
