@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of flows, by app and by client: never one too many, and nothing counted that is over."""
-import socket, struct, threading
+import contextlib, socket, struct, threading
 
 from binding import FAKE, HELLO, FakeCvm, bound
 from ends import spliced, state_of
@@ -13,6 +13,13 @@ rows = []
 def counted(place):
     """(clients, flows of clients, flows of instances) that limits count."""
     return tuple(int(word) for word in place.stand("counted")[0].split())[:3]
+
+
+def expect_counted(place, wanted, what):
+    """What could not be given back at once, its lock being another's, is when its slot is free: after its rest and a sweep."""
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: counted(place) == wanted, 8, what)
+    equal(counted(place), wanted, what)
 
 
 def hellos_counted(place):
@@ -38,10 +45,12 @@ def reset(sock):
 
 
 def declined(place, before, count):
-    """All of so many for the limit. In a guest a hello may come after the deferral, which is a worker's before it is over one."""
+    """All of so many for the limit. Returns how many were late: in a guest after the deferral, or with a CVM that was."""
     since = place.stand.since(before)
-    over, late = since.get("declined-limit", 0), since.get("declined-accepted", 0) if GUEST else 0
+    over = since.get("declined-limit", 0)
+    late = since.get("declined-accepted", 0) + since.get("declined-unanswered", 0) if GUEST else 0
     expect(over and over + late == count, f"{over} for the limit and {late} late are all of {count}")
+    return late
 
 
 def at_once(place, count, stream=HELLO):
@@ -69,12 +78,12 @@ def app_at_once(place):
         socks, kernel = at_once(place, 40, hello(name))
         expect(0 < kernel <= 10, f"{kernel} of 40 in the kernel")
         declined(place, before, 40 - kernel)
-        equal(counted(place)[2], kernel, "flows counted")
+        expect_counted(place, (0, 0, kernel), "flows counted")
         others = [who_answers(place, hello("cvm2-s.phala.test")) for _ in range(10)]
         expect(kernel + sum(kernel for _, kernel in others) == 10, "an instance's name counts for its app")
         for sock in socks + [sock for sock, _ in others]:
             reset(sock)
-        wait_until(lambda: counted(place) == (0, 0, 0), 3, "none counted")
+        expect_counted(place, (0, 0, 0), "none counted")
 
 
 @row(rows, "a client's limit, by many at once; others have their own", 60)
@@ -82,14 +91,15 @@ def source_at_once(place):
     limit(place, source=10)
     before = place.stand.reasons()
     socks, kernel = at_once(place, 40)
-    equal((kernel, counted(place)), (10, (1, 10, 10)), "in the kernel, and counted")
-    declined(place, before, 30)
+    late = declined(place, before, 40 - kernel)
+    expect(10 - late <= kernel <= 10, f"{kernel} of 40 in the kernel, {late} late")
+    expect_counted(place, (1, kernel, kernel), "flows counted")
     other = spliced(place)
-    equal(counted(place), (2, 11, 11), "with another client")
+    expect_counted(place, (2, kernel + 1, kernel + 1), "with another client")
     other.reset()
     for sock in socks:
         reset(sock)
-    wait_until(lambda: counted(place) == (0, 0, 0), 3, "none counted")
+    expect_counted(place, (0, 0, 0), "none counted")
     sock, kernel = who_answers(place)
     expect(kernel, "one that comes when they are over is the kernel's")
     sock.close()
@@ -126,9 +136,9 @@ def all_ends(place):
         place.stand("remove", "cvm1")
         place.registered = []
     everyone()
-    wait_until(lambda: counted(place) == (0, 0, 0), 3, "none counted")
+    expect_counted(place, (0, 0, 0), "none counted")
     everyone()
-    wait_until(lambda: counted(place) == (0, 0, 0), 3, "none counted the second time")
+    expect_counted(place, (0, 0, 0), "none counted the second time")
 
 
 @row(rows, "idle flows, and one whose reset was forged", 60)
@@ -143,10 +153,10 @@ def taken_back(place):
         client.send(b"on", flags=ACK | PSH, ack=(client.gateway_isn + 1) & MASK)
         return state_of(place, client) == ("spliced", "client-reset")
     wait_until(goes_on, 8, "alive again")
-    equal(counted(place), (1, 1, 1), "alive again")
+    expect_counted(place, (1, 1, 1), "alive again")
     limit(place, app=1, source=1, idle_ms=1)
     wait_until(lambda: place.stand("idle") == ["1"], 4, "idle")
-    equal(counted(place), (0, 0, 0), "after its time")
+    expect_counted(place, (0, 0, 0), "after its time")
 
 
 @row(rows, "programs replaced, and limits changed, under flows that are counted", 60)
@@ -156,13 +166,13 @@ def replaced(place):
     place.stand("reload")
     limit(place)                                        # those that begin now are not counted, the others are
     socks += [who_answers(place)[0] for _ in range(3)]
-    equal(counted(place), (1, 5, 8), "counted")
+    expect_counted(place, (1, 5, 8), "counted")
     limit(place, source=5)
     sock, kernel = who_answers(place)
     expect(not kernel, "at the limit")
     for sock in socks + [sock]:
         reset(sock)
-    wait_until(lambda: counted(place) == (0, 0, 0), 3, "none counted")
+    expect_counted(place, (0, 0, 0), "none counted")
 
 
 @row(rows, "one client's address holds no more hellos than it may; others have room", 60)
