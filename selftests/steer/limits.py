@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of flows, by app and by client: never one too many, and nothing counted that is over."""
-import contextlib, socket, struct, threading
+import contextlib, socket, struct, threading, time
 
 from binding import FAKE, HELLO, FakeCvm, bound
 from ends import spliced, state_of
@@ -177,13 +177,20 @@ def replaced(place):
 
 @row(rows, "one client's address holds no more hellos than it may; others have room", 60)
 def hellos_of_one(place):
-    most = 512                                          # PH_HELLOS_SOURCE_MAX
-    stream, clients = hello("app1-s.phala.test", 400), [place.raw() for _ in range(most + 40)]
-    before = place.stand.reasons()
-    for client in clients:
-        client.send_at(0, stream[:100])
-    equal((hellos_counted(place), counted(place)[0]), (most, 1), "hellos held, and clients")
-    equal(place.stand.since(before).get("declined-hellos"), 40, "declined-hellos")
+    most, stream = 512, hello("app1-s.phala.test", 400) # PH_HELLOS_SOURCE_MAX
+    for _ in range(3):
+        clients = [place.raw() for _ in range(most + 40)]
+        packets = [client.packet(stream[:100], flags=ACK | PSH) for client in clients]
+        before, start = place.stand.reasons(), time.monotonic()
+        for packet in packets:
+            place.wire.send(packet)
+        held, refused = (hellos_counted(place), counted(place)[0]), place.stand.since(before).get("declined-hellos")
+        if time.monotonic() - start < 2.5:              # PH_COLLECT_TIMEOUT_MS, on every machine: none was given up yet
+            break
+        for client in clients:
+            client.reset()
+        wait_until(lambda: hellos_counted(place) == 0, 8, "none held")
+    equal((held, refused), ((most, 1), 40), "hellos held, and clients; declined-hellos")
     sock, kernel = who_answers(place)
     expect(kernel, "another client's is the kernel's")
     sock.close()

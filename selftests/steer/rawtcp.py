@@ -142,12 +142,14 @@ class Client:
             return b""
         return b"\1\1\x08\x0a" + struct.pack("!II", (self.clock + int(time.monotonic() * 1000)) & MASK, self.echo)
 
-    def send(self, data=b"", flags=ACK, seq=None, ack=None, **more):
+    def packet(self, data=b"", flags=ACK, seq=None, ack=None, **more):
         more.setdefault("options", self.options())
         more.setdefault("window", self.window)
-        packet = build(self.source, self.to, self.sport, self.dport, self.seq if seq is None else seq,
-                       self.ack if ack is None else ack, flags, data, **more)
-        self.wire.send(packet)
+        return build(self.source, self.to, self.sport, self.dport, self.seq if seq is None else seq,
+                     self.ack if ack is None else ack, flags, data, **more)
+
+    def send(self, *what, **more):
+        self.wire.send(self.packet(*what, **more))
 
     def next(self, timeout=2, want=lambda segment: True):
         """The next segment for this connection that is wanted, or None."""
