@@ -42,10 +42,10 @@ def equal(got, wanted, what):
         raise Failed(f"{what}: {show(got)}, not {show(wanted)}")
 
 
-def row(rows, name, seconds=20, **arguments):
-    """Decorates a function: it becomes a row of @rows."""
+def row(rows, name, seconds=20, gives_up=False, **arguments):
+    """Decorates a function: it becomes a row of @rows. @gives_up: hellos of its that never become whole."""
     def keep(function):
-        rows.append((name, lambda place: function(place, **arguments), seconds))
+        rows.append((name, lambda place: function(place, **arguments), seconds, gives_up))
         return function
     return keep
 
