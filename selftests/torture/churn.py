@@ -60,7 +60,8 @@ class Tunnels:
 class Churner:
     """Adds, drains and removes; what it does to an address, host is told."""
     def __init__(self, arena, host):
-        self.arena, self.host, self.serial, self.live, self.verbs, self.left_open, self.waited = arena, host, 0, {}, 0, 0, 0
+        self.arena, self.host, self.serial, self.live, self.verbs, self.waited = arena, host, 0, {}, 0, 0
+        self.left_open = []             # connections, by removals
         self.tunnels = Tunnels(arena) if arena.lab.wireguard else None
 
     def add(self, app):
@@ -80,7 +81,7 @@ class Churner:
         self.arena.lab.ctl("cvm", "remove", name)
         start = time.monotonic()
         self.host.say("release", address)
-        self.left_open += int(self.host.line())
+        self.left_open.append(int(self.host.line()))
         self.waited += time.monotonic() - start
         if self.tunnels:
             self.tunnels.down(device, address)
@@ -119,9 +120,11 @@ def _(arena):
     arena.note(f"host: {hosted}")
     for who, seen in (("crowd", report), ("host", hosted)):
         equal((seen["different"], seen["short"], seen["hung"]), (0, 0, 0), f"{who}: {arena.said()}")
-    # A guest may be off the CPU for longer than a removed CVM's peer stays to answer for a reset that was not taken.
-    most = max(1, report["reset"] // 20) if the_arena.GUEST else 0
-    expect(churner.left_open <= most, f"{churner.left_open} connections were left open by their removal")
+    # A guest may be off the CPU for longer than a removed CVM's peer stays to answer for resets that were not taken, and so it is
+    # for all connections of one removal.
+    most = max(1, len(churner.left_open) // 20) if the_arena.GUEST else 0
+    left_open = [count for count in churner.left_open if count]
+    expect(len(left_open) <= most, f"of {len(churner.left_open)} removals {len(left_open)} left connections open: {left_open}")
     least = arena.scaled(10, 10, 1)
     expect(report["intact"] > 10 * least and report["reset"] > least and report["alert"] > 10 * least, "all of it happened")
     arena.clear()
