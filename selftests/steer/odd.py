@@ -4,7 +4,7 @@ import socket, struct, threading, time
 
 from binding import HELLO, bound, fake
 from ends import is_alive, spliced
-from field import CLIENT, GATEWAY, PORT, RAW, SLOW, equal, expect, hello, netns, receive, row
+from field import CLIENT, GATEWAY, GUEST, PORT, RAW, SLOW, equal, expect, hello, netns, receive, row
 from rawtcp import ACK, MASK, SYN, Client, build, internet_sum
 from transfers import MIB, transfer
 
@@ -255,7 +255,8 @@ def ipv6(place):
         equal(accepted.recv(1000), HELLO, "what the listener got")
         accepted.close()
     listener.close()
-    equal(place.stand.since(before).get("declined-ipv6"), 1, "counted")
+    counted = place.stand.since(before).get("declined-ipv6", 0)
+    expect(counted == 1 or (GUEST and counted > 1), f"{counted} hellos counted")     # in a guest it may be sent again
 
 
 @row(rows, "detach leaves other people's filters; attach again")
