@@ -354,6 +354,16 @@ def half_open(place):
         place.gateway.sysctl("net.ipv4.tcp_fastopen", 1)
 
 
+@row(rows, "a hello after the deferral: a worker has it, and the reason is counted")
+def late(place):
+    before = accepted(place)
+    with place.connect() as sock:
+        wait_until(lambda: place.established(sock.getsockname()[1]), 6, "its socket")
+        sock.sendall(HELLO)
+        equal(receive(sock, 5 + len(HELLO)), b"RELAY" + HELLO, "who answered, and what it got")
+    equal(accepted(place) - before, 1, "hellos counted")
+
+
 @row(rows, "the app's limit of flows")
 def limit(place):
     place.stand("limit", 2, 3600000, 3)

@@ -42,10 +42,10 @@ def equal(got, wanted, what):
         raise Failed(f"{what}: {show(got)}, not {show(wanted)}")
 
 
-def row(rows, name, seconds=20, gives_up=False, **arguments):
-    """Decorates a function: it becomes a row of @rows. @gives_up: hellos of its that never become whole."""
+def row(rows, name, seconds=20, **arguments):
+    """Decorates a function: it becomes a row of @rows."""
     def keep(function):
-        rows.append((name, lambda place: function(place, **arguments), seconds, gives_up))
+        rows.append((name, lambda place: function(place, **arguments), seconds))
         return function
     return keep
 
@@ -251,6 +251,7 @@ class Field:
         """As every row finds it: app1 and app are cvm1, pair is cvm1 and cvm2; no flow, no loss, all options on."""
         self.mend()
         self.relay = relay
+        self.wire.was_slow = False
         for ns in self.namespaces():
             for name in SYSCTLS:
                 if self.sysctl(ns, name) != self.defaults[ns.name, name]:

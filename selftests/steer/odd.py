@@ -204,6 +204,7 @@ def hello_options(place):
     before, client = place.stand.reasons(), place.raw()
     record_route = b"\x07\x07\4\0\0\0\0\0"
     Client(place.wire, "192.0.2.77", GATEWAY, PORT).send_at(0, HELLO, ip_options=record_route)      # of no connection
+    client.send_at(1000, HELLO, ip_options=record_route)        # not the next that is read
     client.send_at(0, HELLO, ip_options=record_route)
     client.sent(len(HELLO))
     equal(client.read(5)[:5], b"RELAY", "who answered")

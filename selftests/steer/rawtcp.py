@@ -38,7 +38,7 @@ class Wire:
         self.sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 25)
         self.sock.bind((interface, ETH_P_IP))
-        self.interface = interface
+        self.interface, self.was_slow = interface, False        # whether a client of its was away within what it sends
         self.link = peer_mac + self.sock.getsockname()[4] + struct.pack("!H", ETH_P_IP) if peer_mac else b""
 
     def send(self, packet, gso=1368):
@@ -136,6 +136,7 @@ class Client:
         self.seq, self.ack, self.window = (self.isn + 1) & MASK, 0, 64000
         self.clock, self.echo = random.getrandbits(32), 0
         self.stream, self.finished, self.was_reset, self.inbox = bytearray(), False, False, []
+        self.began = None               # to send its stream
 
     def options(self):
         if not self.has_times:
@@ -202,6 +203,8 @@ class Client:
         return [(a, data[a:b]) for a, b in zip(edges, edges[1:])]
 
     def send_at(self, offset, data, **more):
+        self.began = self.began or time.monotonic()
+        self.wire.was_slow |= time.monotonic() - self.began > 2
         self.send(data, flags=ACK | PSH, seq=(self.isn + 1 + offset) & MASK, **more)
 
     def sent(self, count):
