@@ -62,20 +62,27 @@ static __always_inline int nobody_refuse(struct __sk_buff *skb, struct iphdr *v4
 	return TC_ACT_UNSPEC;
 }
 
+/* The socket that the packet is for: a listener if there is no connection; NULL if nobody listens. To be released. */
+static __always_inline struct bpf_sock *socket_find(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock_tuple tuple;
+
+	tuple.ipv4.saddr = p->ip.saddr;
+	tuple.ipv4.daddr = p->ip.daddr;
+	tuple.ipv4.sport = p->tcp.source;
+	tuple.ipv4.dport = p->tcp.dest;
+	return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+}
+
 /* A packet without data, which is not looked at for a hello. */
 __separate int nobody_bare(struct __sk_buff *skb, struct packet *p)
 {
-	struct bpf_sock_tuple tuple;
 	struct bpf_sock *sock;
 	int nobodys;
 
 	if (!p)
 		return TC_ACT_UNSPEC;
-	tuple.ipv4.saddr = p->ip.saddr;
-	tuple.ipv4.daddr = p->ip.daddr;
-	tuple.ipv4.sport = p->tcp.source;
-	tuple.ipv4.dport = p->tcp.dest;
-	sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	sock = socket_find(skb, p);
 	if (!sock)
 		return TC_ACT_UNSPEC;
 	nobodys = is_nobodys(sock, &p->ip, IP_HLEN, &p->tcp);

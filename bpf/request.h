@@ -67,17 +67,12 @@ static __always_inline int request_reads_next(struct bpf_sock *sock, const struc
 __separate int request_awaits(struct __sk_buff *skb, struct packet *p)
 {
 	struct tcp_request_sock *rq;
-	struct bpf_sock_tuple tuple;
 	struct bpf_sock *sock;
 	int awaits = 0;
 
 	if (!p)
 		return 0;
-	tuple.ipv4.saddr = p->ip.saddr;
-	tuple.ipv4.daddr = p->ip.daddr;
-	tuple.ipv4.sport = p->tcp.source;
-	tuple.ipv4.dport = p->tcp.dest;
-	sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	sock = socket_find(skb, p);
 	if (!sock)
 		return 0;
 	if (sock->state == BPF_TCP_ESTABLISHED || sock->state == BPF_TCP_SYN_RECV)
@@ -94,14 +89,11 @@ __separate int request_awaits(struct __sk_buff *skb, struct packet *p)
 static __always_inline enum request_result request_find(struct __sk_buff *skb, struct packet *p,
 							struct ph_hello_store *store)
 {
-	struct bpf_sock_tuple tuple = {
-		.ipv4 = { .saddr = p->ip.saddr, .daddr = p->ip.daddr, .sport = p->tcp.source, .dport = p->tcp.dest },
-	};
 	enum request_result result = REQUEST_NONE;
 	struct tcp_request_sock *rq;
 	struct bpf_sock *sock;
 
-	sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	sock = socket_find(skb, p);
 	if (!sock)
 		return REQUEST_NONE;
 	if (sock->state == BPF_TCP_LISTEN)
